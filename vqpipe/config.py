@@ -1,0 +1,271 @@
+"""The config: what it may say. Read once, then turned into the nouns that do the work."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from vqpipe.codebook import CodebookSpec, Metric
+
+MAX_CODEWORDS = 1 << 24
+MAX_PQ_BITS = 12
+
+FORMATS = ("zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin")
+# Truths are row numbers: the integer files of the benchmarks are read for them alone.
+TRUTH_FORMATS = ("npy", "ivecs", "zarr")
+
+STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
+StageName = Literal["ingest", "sample", "train", "encode", "evaluate", "export", "report"]
+
+_CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
+
+
+def _whole_number(value: object) -> object:
+    """Take 1e6 for the whole number it is: YAML reads it as text. Take true for none."""
+    if isinstance(value, bool):
+        raise ValueError("is no number: write digits")  # noqa: TRY004 - pydantic reports ValueErrors
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", value):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+Rows = Annotated[PositiveInt, BeforeValidator(_whole_number)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_whole_number)]
+Memory = Annotated[
+    ByteSize, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}), Field(gt=0)
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_whole_number)]
+Uri = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileConfig(_Section):
+    """Vectors or row numbers in a file: queries and their truth."""
+
+    uri: Uri
+    """Path of the file or Zarr array."""
+    format: Literal["auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "ivecs"] = (
+        "auto"
+    )
+    """Format; `auto` goes by the name's ending."""
+    key: str | None = None
+    """Array inside a Zarr group."""
+
+
+class SourceConfig(_Section):
+    """Where the vectors are."""
+
+    uri: Uri | Annotated[list[Uri], Field(min_length=1)]
+    """Path, glob or a list of them."""
+    format: Literal["auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin"] = "auto"
+    """Format; `auto` goes by the name's ending."""
+    key: str | None = None
+    """Array inside a Zarr group."""
+    rows: Rows | None = None
+    """Only the first N rows."""
+    metric: Metric = "l2"
+    """`l2`, or `cosine`: rows are divided by their norm."""
+    invalid_rows: Literal["error", "mask"] = "error"
+    """Rows with NaN or Inf, or zero under cosine: an error, or masked and counted."""
+
+
+def _allow_short_name(schema: dict[str, Any]) -> None:
+    """Let editors take PQ16 where the mapping may stand."""
+    mapping = dict(schema)
+    schema.clear()
+    names = {"type": "string", "pattern": "^(KM|PQ)[0-9]+(x[0-9]+)?$"}
+    schema.update({"title": mapping.pop("title"), "anyOf": [names, mapping]})
+
+
+class CodebookConfig(_Section):
+    """A codebook to learn (kind and sizes) or to take (`from`)."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_short_name)
+
+    kind: Literal["KM", "PQ"] | None = None
+    """`KM`: one codeword per vector; `PQ`: one per sub-vector."""
+    k: Annotated[int, Field(ge=1, le=MAX_CODEWORDS)] | None = None
+    """Codewords of a KM codebook."""
+    m: PositiveInt | None = None
+    """Sub-vectors of a PQ codebook; must divide the dim."""
+    bits: Annotated[int, Field(ge=1, le=MAX_PQ_BITS)] | None = None
+    """Bits of a PQ code, 8 unless said."""
+    source: Uri | None = Field(default=None, alias="from")
+    """A codebook.zarr or a FAISS PQ index: encode with it, learn nothing."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> CodebookConfig:
+        given = {name for name in ("kind", "k", "m", "bits") if getattr(self, name) is not None}
+        if self.source is not None:
+            if given:
+                raise ValueError(f"`from` takes a finished codebook: leave out {sorted(given)}")
+        elif self.kind is None:
+            raise ValueError("say `kind: KM` or `kind: PQ`, or `from: PATH`")
+        elif self.kind == "KM" and given != {"kind", "k"}:
+            raise ValueError("`kind: KM` takes `k` and nothing else")
+        elif self.kind == "PQ" and not {"kind", "m"} <= given <= {"kind", "m", "bits"}:
+            raise ValueError("`kind: PQ` takes `m` and, unless it is 8, `bits`")
+        return self
+
+    @property
+    def spec(self) -> CodebookSpec | None:
+        """Kind and sizes to learn; None where a finished codebook is taken."""
+        if self.kind is None:
+            return None
+        if self.kind == "KM":
+            return CodebookSpec("KM", 1, self.k or 1)
+        return CodebookSpec("PQ", self.m or 1, 1 << (self.bits or 8))
+
+
+class TrainConfig(_Section):
+    """How the codebook is learnt."""
+
+    rows: Rows | Literal["auto"] = "auto"
+    """Rows of the training sample; auto: min(rows - heldout, max(1000 k, 500,000))."""
+    heldout_rows: Count | Literal["auto"] = "auto"
+    """Rows kept apart to measure on; auto: min(rows // 10, 10,000), 0 if fewer than 4 k rows remain."""
+    rounds: Rows | Literal["auto"] = "auto"
+    """Rounds of mini-batch k-means."""
+    batch_rows: Rows | Literal["auto"] = "auto"
+    """Rows of a round."""
+    init: Uri | None = None
+    """A codebook to start from."""
+    stop: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Stop when held-out distortion no longer falls by this fraction per pass; 0: never early."""
+
+
+class EncodeConfig(_Section):
+    """How rows become codes."""
+
+    shard_rows: Rows | Literal["auto"] = "auto"
+    """Rows of a code shard; auto: whole source chunks, about 2^20 rows."""
+    store_error: bool = False
+    """Keep each row's squared error beside its codes."""
+    assign: Literal["exact"] = "exact"
+    """`exact`: the nearest codeword, always."""
+
+
+class EvaluateConfig(_Section):
+    """How good the codes are."""
+
+    queries: Count | FileConfig = 1000
+    """That many held-out rows as queries, or a file of queries."""
+    truth: FileConfig | None = None
+    """Row numbers of each query's nearest rows, nearest first: then all rows are searched."""
+    rows: Rows | Literal["auto"] = "auto"
+    """Rows that are searched; auto: min(rows, 10^6), drawn uniformly."""
+    recall_at: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 10, 100]
+    """The k of recall@k."""
+
+    @model_validator(mode="after")
+    def _truth_needs_queries(self) -> EvaluateConfig:
+        if self.truth is not None and not isinstance(self.queries, FileConfig):
+            raise ValueError("`truth` belongs to a file of queries: give `queries: {uri: ...}` too")
+        return self
+
+
+class DriftConfig(_Section):
+    """When to warn that new rows no longer suit the codebook."""
+
+    distortion: Annotated[float, Field(gt=0)] | None = None
+    """Warn when new rows' distortion exceeds held-out's by this factor."""
+
+
+class ScaleConfig(_Section):
+    """Bounds for a cluster that grows and shrinks."""
+
+    minimum: Count = 1
+    """Workers kept at all times."""
+    maximum: PositiveInt
+    """Workers at most."""
+
+
+class ClusterConfig(_Section):
+    """Where the work runs."""
+
+    class_: str = Field(default="distributed.LocalCluster", alias="class")
+    """Any subclass of distributed.deploy.Cluster by its import path."""
+    options: dict[str, Any] = {}
+    """Passed to the class."""
+    scale: PositiveInt | ScaleConfig | None = None
+    """Workers, or `{minimum, maximum}`."""
+    address: str | None = None
+    """Connect to a running scheduler instead."""
+
+
+class Config(_Section):
+    """The whole config of a run."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """What the run is called."""
+    seed: Seed = 0
+    """Seed of every draw: the same config on the same source gives the same bytes."""
+    source: SourceConfig
+    output: Uri
+    """Path of the output folder."""
+    codebook: CodebookConfig
+    """KM1024, PQ16 (= PQ16x8), PQ16x4, a mapping, or `{from: PATH}`."""
+    train: TrainConfig = TrainConfig()
+    encode: EncodeConfig = EncodeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: list[Literal["faiss", "npy"]] = ["faiss"]
+    """What to write beside the codes."""
+    drift: DriftConfig = DriftConfig()
+    memory_per_worker: Memory = ByteSize(2 << 30)
+    """Memory of one worker, such as 2GiB: the plan is refused if it needs more."""
+    keep_generations: PositiveInt = 2
+    """Generations that `prune` leaves."""
+    cluster: Literal["serial"] | ClusterConfig = ClusterConfig()
+    """The word `serial`, or a Dask cluster."""
+
+    @field_validator("codebook", mode="before")
+    @classmethod
+    def _parse_codebook(cls, value: object) -> object:
+        return parse_codebook(value) if isinstance(value, str) else value
+
+    def plain(self) -> dict[str, Any]:
+        """Return the config as plain values under the keys that a file has."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def settings(self, section: str) -> dict[str, Any]:
+        """Return one section as plain values, for fingerprints and records."""
+        plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)[section]
+        return plain
+
+
+def parse_codebook(text: str) -> dict[str, Any]:
+    """Read a codebook's short name.
+
+    Examples
+    --------
+    >>> parse_codebook("PQ16x4")
+    {'kind': 'PQ', 'm': 16, 'bits': 4}
+    """
+    match = _CODEBOOK.fullmatch(text)
+    if match is None:
+        raise ValueError("names no codebook: write KM1024, PQ16 (= PQ16x8) or PQ16x4")
+    kind, size, bits = match[1], int(match[2]), match[3]
+    if kind in ("OPQ", "RQ"):
+        raise ValueError(f"{kind} codebooks are not built yet; take KM or PQ")
+    if kind == "KM":
+        if bits is not None:
+            raise ValueError(f"a KM codebook has one size, its codewords: KM{size}")
+        return {"kind": "KM", "k": size}
+    return {"kind": "PQ", "m": size, "bits": int(bits or 8)}

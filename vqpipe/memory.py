@@ -1,0 +1,153 @@
+"""What a run will take: memory of one worker per stage, bytes on the disk. Planned with integers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vqpipe.codebook import CodebookSpec
+from vqpipe.errors import LimitError
+
+# A worker that has imported what it needs and done nothing yet, with room for the allocator's slack.
+PROCESS_BYTES = 400_000_000
+
+# Decoding a chunk holds its stored and its decoded bytes for a moment.
+READ_COPIES = 2
+
+# Codes are decoded, and searched, this many rows at a time.
+DECODED_ROWS = 4096
+SEARCH_BLOCK_ROWS = 2048
+
+FLOAT32_BYTES = 4
+FLOAT64_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The numbers that memory depends on.
+
+    Attributes
+    ----------
+    dim : int
+    row_bytes, chunk_bytes : int
+        Of the source, as stored.
+    spec : CodebookSpec
+    shard_rows : int
+        Rows of a code shard.
+    slice_rows : int
+        Rows of a slice of a training batch.
+    window_rows : int
+        Rows that are encoded at a time.
+    sample_shard_rows : int
+        Rows of the largest target shard of the sample.
+    scatter_rows : int
+        Most rows that one scatter task may keep.
+    queries : int
+    places : int
+        Nearest rows that are kept per query.
+    """
+
+    dim: int
+    row_bytes: int
+    chunk_bytes: int
+    spec: CodebookSpec
+    shard_rows: int
+    slice_rows: int
+    window_rows: int
+    sample_shard_rows: int
+    scatter_rows: int
+    queries: int
+    places: int
+
+    @property
+    def codebook_bytes(self) -> int:
+        """Bytes of the centroids in float32."""
+        return self.spec.k * self.dim * FLOAT32_BYTES
+
+
+def worker_bytes(sizes: Sizes) -> dict[str, int]:
+    """Return the peak memory of a worker, in bytes, per stage.
+
+    A codebook is held three times: as it is, moved by the offset, and laid out for the products.
+    """
+    piece = max(sizes.chunk_bytes * READ_COPIES, 16 << 20)
+    row_floats = sizes.dim * FLOAT32_BYTES
+    codebook = 3 * sizes.codebook_bytes
+    # A row as read, as float32, centred, and in float64 for its error.
+    working = sizes.window_rows * (sizes.row_bytes + 3 * row_floats)
+    shard = sizes.shard_rows * (2 * sizes.spec.row_code_bytes + 1 + FLOAT64_BYTES)
+    tally = 2 * sizes.codebook_bytes + sizes.spec.m * sizes.spec.k * 32
+    # A block of distances, candidates as many as that if all are equal, and the lists they enter.
+    searched = SEARCH_BLOCK_ROWS * (2 * FLOAT32_BYTES + 6 * FLOAT64_BYTES)
+    search = sizes.queries * (searched + sizes.places * 4 * FLOAT64_BYTES + row_floats)
+    decoded = DECODED_ROWS * 3 * row_floats
+    database = sizes.sample_shard_rows * (sizes.row_bytes + 2 * row_floats) if sizes.queries else 0
+    return {
+        "sample": PROCESS_BYTES
+        + piece
+        + max(
+            3 * sizes.scatter_rows * (sizes.row_bytes + 16),
+            sizes.sample_shard_rows * (3 * sizes.row_bytes + 2 * sizes.dim * FLOAT64_BYTES),
+        ),
+        "train": PROCESS_BYTES
+        + codebook
+        + 2 * tally
+        + sizes.slice_rows * (sizes.row_bytes + 4 * row_floats),
+        "encode": PROCESS_BYTES + piece + codebook + working + shard,
+        "evaluate": PROCESS_BYTES + codebook + shard + search + max(database, decoded),
+        "export": PROCESS_BYTES + sizes.codebook_bytes + 3 * shard,
+    }
+
+
+def check_memory(needed: dict[str, int], allowed_bytes: int) -> None:
+    """Refuse a plan of which a stage needs more memory than a worker has.
+
+    Raises
+    ------
+    LimitError
+        With both numbers and what to change.
+    """
+    if allowed_bytes <= PROCESS_BYTES:
+        raise LimitError(
+            f"memory_per_worker: {_size(allowed_bytes)} are allowed and a worker's process alone needs "
+            f"{_size(PROCESS_BYTES)}; raise memory_per_worker"
+        )
+    stage = max(needed, key=lambda name: needed[name])
+    if needed[stage] > allowed_bytes:
+        raise LimitError(
+            f"memory_per_worker: {stage} needs {_size(needed[stage])} on a worker and "
+            f"{_size(allowed_bytes)} are allowed; raise memory_per_worker, or lower encode.shard_rows, "
+            "train.batch_rows or the codebook's size"
+        )
+
+
+def check_chunk(source: str, chunk_bytes: int, chunk_rows: int, allowed_bytes: int) -> None:
+    """Refuse a source of which one decoded chunk takes more than a quarter of a worker's memory.
+
+    Raises
+    ------
+    LimitError
+    """
+    if chunk_bytes > allowed_bytes // 4:
+        raise LimitError(
+            f"source {source}: one chunk of {chunk_rows:,} rows takes {_size(chunk_bytes)} once decoded, more than a "
+            f"quarter of memory_per_worker ({_size(allowed_bytes)}); rechunk the source (about 4 MB a "
+            "chunk serves best) or raise memory_per_worker"
+        )
+
+
+def check_disk(needed_bytes: int, free_bytes: int, where: str) -> None:
+    """Refuse a plan that does not fit the disk.
+
+    Raises
+    ------
+    LimitError
+    """
+    if needed_bytes > free_bytes:
+        raise LimitError(
+            f"output {where}: the run writes up to {_size(needed_bytes)} and {_size(free_bytes)} are "
+            "free; make room or name an output on another disk"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1_000_000 else f"{count / 1e3:,.0f} kB"
