@@ -1,0 +1,177 @@
+"""The source as one array of vectors: a description, opened where it is used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqpipe.errors import SourceError
+from vqpipe.sources.formats import FORMATS
+from vqpipe.sources.part import Part, Reader, Rows, Stamp, cut_at_chunks, wrapped_errors
+
+
+@dataclass(frozen=True, slots=True)
+class VectorArray:
+    """Files or Zarr arrays, one after another along rows. Holds nothing open; pickles small.
+
+    Attributes
+    ----------
+    uri : str or tuple of str
+        As the user wrote it.
+    format : str
+        The parts' format; ``mixed`` where they differ.
+    key : str or None
+        Array inside a Zarr group, as the user wrote it.
+    parts : tuple of Part
+        In row order.
+    rows : int
+        At most the sum of the parts' rows: a source may be cut to its first rows.
+    dim : int
+    dtype : str
+        Of the rows that are read: as stored, in this machine's byte order.
+    """
+
+    uri: str | tuple[str, ...]
+    format: str
+    key: str | None
+    parts: tuple[Part, ...]
+    rows: int
+    dim: int
+    dtype: str
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that decode together, at most."""
+        return max(part.chunk_rows for part in self.parts)
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows of the source's shards, or else of its chunks, at most."""
+        return max(part.unit_rows for part in self.parts)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dim * np.dtype(self.dtype).itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes that decode together, at most: chunk rows times row bytes, and Zarr's padding."""
+        return max(part.chunk_bytes for part in self.parts)
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Return rows ``start:stop``.
+
+        Returns
+        -------
+        array of shape (stop - start, dim)
+            Of the stored dtype in native byte order, in C order, the caller's own.
+
+        Raises
+        ------
+        SourceError
+            If there are no such rows, or they cannot be read; names the file and the rows.
+        """
+        spans = list(self._spans(start, stop))
+        if len(spans) == 1:
+            part, first, last = spans[0]
+            with closing(_open(part)) as reader:
+                return _read(reader, part, first, last)
+        rows = np.empty((stop - start, self.dim), self.dtype)
+        filled = 0
+        for part, first, last in spans:
+            with closing(_open(part)) as reader:
+                rows[filled : filled + last - first] = _read(reader, part, first, last)
+            filled += last - first
+        return rows
+
+    def pieces(self, start: int, stop: int, most_rows: int) -> Iterator[Rows]:
+        """Yield rows ``start:stop`` in consecutive pieces of at most ``most_rows`` rows.
+
+        Pieces are cut at chunk boundaries, so that no chunk is decoded twice: a chunk larger than
+        ``most_rows`` comes whole. Each part is opened once, and no piece crosses into the next.
+
+        Yields
+        ------
+        array of shape (rows of the piece, dim)
+
+        Raises
+        ------
+        SourceError
+            As `read` does.
+        """
+        for part, first, last in self._spans(start, stop):
+            with closing(_open(part)) as reader:
+                for begin, end in cut_at_chunks(first, last, part.chunk_rows, max(1, most_rows)):
+                    yield _read(reader, part, begin, end)
+
+    def stamps(self, start: int, stop: int) -> Iterator[Stamp]:
+        """Yield name, bytes and mtime in ns of each stored object behind rows ``start:stop``.
+
+        The file for flat formats and zip files (its name without the folder), chunks or shards for
+        a Zarr folder (names under the array; size -1 where there is none).
+
+        Raises
+        ------
+        SourceError
+        """
+        for part, first, last in self._spans(start, stop):
+            with wrapped_errors(f"{part}: the state of rows {first}:{last} cannot be read"):
+                found = list(FORMATS[part.format].stamps(part, first, last))
+            yield from found
+
+    def signature(self, start: int, stop: int) -> bytes:
+        """Return 16 bytes that change when what is stored behind rows ``start:stop`` does.
+
+        The first half of the SHA-256 over their stamps and their places inside the parts: rows
+        that moved, because a file was put before them, are other rows of the same file.
+
+        Raises
+        ------
+        SourceError
+        """
+        sha = hashlib.sha256()
+        row = start
+        for _, first, last in self._spans(start, stop):
+            sha.update(repr((first, last)).encode())
+            for stamp in self.stamps(row, row + last - first):
+                sha.update(repr(stamp).encode())
+            row += last - first
+        return sha.digest()[:16]
+
+    def place_of(self, row: int) -> str:
+        """Return in words where a row is: its file, and its number there if there are several."""
+        ((part, first, _),) = self._spans(row, row + 1)
+        return part.path if len(self.parts) == 1 else f"{part.path}, row {first} of it"
+
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Return each part's path and the rows that are taken from it."""
+        return tuple((part.path, last - first) for part, first, last in self._spans(0, self.rows))
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
+        """Yield the parts behind rows ``start:stop`` with their own row numbers."""
+        if not 0 <= start <= stop <= self.rows:
+            raise SourceError(
+                f"rows {start}:{stop} of source {self.uri}: it has rows 0:{self.rows}; the plan "
+                "belongs to another state of the source: run again"
+            )
+        first_row = 0
+        for part in self.parts:
+            first, last = max(start - first_row, 0), min(stop - first_row, part.rows)
+            if first < last:
+                yield part, first, last
+            first_row += part.rows
+
+
+def _open(part: Part) -> Reader:
+    with wrapped_errors(f"{part}: cannot be opened as {part.format}"):
+        return FORMATS[part.format].open_part(part)
+
+
+def _read(reader: Reader, part: Part, start: int, stop: int) -> Rows:
+    with wrapped_errors(f"{part}: rows {start}:{stop} cannot be read"):
+        return reader.read(start, stop)

@@ -1,0 +1,148 @@
+"""Opening a source: find its files, check each by its header, join them along rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vqpipe.errors import SourceError
+from vqpipe.sources.array import VectorArray
+from vqpipe.sources.formats import FORMATS, check_format, format_of
+from vqpipe.sources.location import find_paths
+from vqpipe.sources.part import Part, wrapped_errors
+
+VECTOR_DTYPES = ("float32", "float16", "uint8", "int8")
+
+
+def open_source(
+    uri: str | Sequence[str],
+    format: str = "auto",
+    key: str | None = None,
+    rows: int | None = None,
+) -> VectorArray:
+    """Describe the vectors at a URI. Reads headers and sizes only.
+
+    Parameters
+    ----------
+    uri : str or sequence of str
+        A path, a pattern, a ``file://`` URL, or a list of them, joined along rows in this order;
+        the matches of a pattern by name, numbers in it by value.
+    format : str
+        ``auto`` goes by each name's ending.
+    key : str, optional
+        Array inside a Zarr group.
+    rows : int, optional
+        Only the first so many rows.
+
+    Returns
+    -------
+    VectorArray
+        float32, float16, uint8 or int8, of shape (rows, dim).
+
+    Raises
+    ------
+    SourceError
+        If anything is missing, damaged, or does not fit together.
+    """
+    return _cut(_join(uri, format, key, _check_vectors), rows)
+
+
+def open_table(
+    uri: str | Sequence[str], format: str = "auto", key: str | None = None
+) -> VectorArray:
+    """Describe a table of row numbers, such as the nearest rows of each query.
+
+    Parameters
+    ----------
+    uri, format, key
+        As for `open_source`.
+
+    Returns
+    -------
+    VectorArray
+        Of any integer dtype, of shape (rows, columns).
+
+    Raises
+    ------
+    SourceError
+        As `open_source` does, and for a table of floats.
+    """
+    return _join(uri, format, key, _check_numbers)
+
+
+def _join(
+    uri: str | Sequence[str], format: str, key: str | None, check: Callable[[Part], None]
+) -> VectorArray:
+    check_format(format)
+    parts = [_describe(path, format, key) for path in find_paths(uri)]
+    for part in parts:
+        check(part)
+        _check_alike(parts[0], part)
+    formats = {part.format for part in parts}
+    return VectorArray(
+        uri=uri if isinstance(uri, str) else tuple(uri),
+        format=formats.pop() if len(formats) == 1 else "mixed",
+        key=key,
+        parts=tuple(parts),
+        rows=sum(part.rows for part in parts),
+        dim=parts[0].dim,
+        dtype=str(parts[0].native_dtype),
+    )
+
+
+def _describe(path: str, format: str, key: str | None) -> Part:
+    name = format_of(path) if format == "auto" else format
+    with wrapped_errors(f"source {path}: cannot be opened as {name}"):
+        return FORMATS[name].describe(path, name, key)
+
+
+def _check_vectors(part: Part) -> None:
+    name = str(part.native_dtype)
+    if name not in VECTOR_DTYPES:
+        advice = (
+            "an ivecs file holds row numbers, the truth of queries, not vectors"
+            if part.format == "ivecs"
+            else "convert it to float32, as numpy's astype does: more digits change no code"
+        )
+        raise SourceError(
+            f"{part}: its dtype is {name}; vectors are {', '.join(VECTOR_DTYPES)}: {advice}"
+        )
+
+
+def _check_numbers(part: Part) -> None:
+    if not np.issubdtype(part.native_dtype, np.integer):
+        raise SourceError(
+            f"{part}: its dtype is {part.native_dtype}, but row numbers are integers; is this a "
+            "file of vectors or distances?"
+        )
+
+
+def _check_alike(first: Part, other: Part) -> None:
+    if (first.dim, first.native_dtype) != (other.dim, other.native_dtype):
+        raise SourceError(
+            f"{other}: has dim {other.dim} of {other.native_dtype}, but {first} has dim "
+            f"{first.dim} of {first.native_dtype}; all files of a source must have one dim and one "
+            "dtype: convert them or leave some out"
+        )
+
+
+def _cut(source: VectorArray, rows: int | None) -> VectorArray:
+    if rows is None:
+        return source
+    if not 1 <= rows <= source.rows:
+        raise SourceError(
+            f"source {source.uri}: rows {rows} were asked for, but it has {source.rows}; ask for "
+            f"1 to {source.rows}, or leave out `rows` to take all"
+        )
+    ends = np.cumsum([part.rows for part in source.parts])
+    needed = int(np.searchsorted(ends, rows)) + 1
+    return VectorArray(
+        uri=source.uri,
+        format=source.format,
+        key=source.key,
+        parts=source.parts[:needed],
+        rows=rows,
+        dim=source.dim,
+        dtype=source.dtype,
+    )

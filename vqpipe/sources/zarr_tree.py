@@ -1,0 +1,213 @@
+"""The metadata of a Zarr hierarchy, read from a folder or a zip file by plain reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import IO, Any, Protocol
+
+from vqpipe.errors import SourceError
+from vqpipe.sources.part import shorten
+from vqpipe.sources.zarr_metadata import Layout, parse_v2, parse_v3
+
+# Consolidated metadata of a large hierarchy takes megabytes; more is not metadata.
+_MAX_METADATA_BYTES = 64 << 20
+
+METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup")
+
+# A message that lists more arrays than this is not read.
+_MOST_LISTED = 10
+
+
+class Tree(Protocol):
+    """Where a hierarchy is stored."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return a metadata file's bytes, or None where there is no such file."""
+
+    def folders(self, name: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted."""
+
+
+class _FolderTree:
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with open(os.path.join(self._path, name), "rb") as file:
+                return _read_limited(file, os.fstat(file.fileno()).st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def folders(self, name: str) -> list[str]:
+        # A link could lead back up and around for ever; an array behind one is reached by its key.
+        with os.scandir(os.path.join(self._path, name)) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+class _ZipTree:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._names = frozenset(archive.namelist())
+
+    def read(self, name: str) -> bytes | None:
+        if name not in self._names:
+            return None
+        with self._archive.open(name) as file:
+            return _read_limited(file, self._archive.getinfo(name).file_size)
+
+    def folders(self, name: str) -> list[str]:
+        prefix = f"{name}/" if name else ""
+        inside = (other[len(prefix) :] for other in self._names if other.startswith(prefix))
+        return sorted({rest.split("/")[0] for rest in inside if "/" in rest} - {""})
+
+
+def is_zarr_folder(path: str) -> bool:
+    """Say whether a folder holds Zarr metadata."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in METADATA_NAMES)
+
+
+def find_array(path: str, key: str | None) -> tuple[str, Layout]:
+    """Find the array that is meant and check its metadata.
+
+    Parameters
+    ----------
+    path : str
+        A folder or a zip file.
+    key : str or None
+        The array, or a group that holds exactly one 2-D array.
+
+    Returns
+    -------
+    str
+        The array's place under ``path``; empty where ``path`` is the array.
+    Layout
+
+    Raises
+    ------
+    SourceError
+        If there is no such array, or more than one could be meant, or its metadata is refused.
+    """
+    place = _clean_key(path, key)
+    with _open_tree(path) as archive:
+        tree: Tree = _FolderTree(path) if archive is None else _ZipTree(archive)
+        found = _read_node(tree, place, path)
+        if not _is_array(found):
+            if found is None and key is not None and _is_array(_read_node(tree, "", path)):
+                raise SourceError(
+                    f"source {path}: is one Zarr array and holds no array {key!r}: leave out `key`"
+                )
+            place, found = _find_only_array(tree, place, path)
+        name, document = found or ("", {})
+        where = f"source {path}" + (f", array {place!r}" if place else "")
+        parse = parse_v3 if name == "zarr.json" else parse_v2
+        return place, parse(document, where)
+
+
+def _open_tree(path: str) -> AbstractContextManager[zipfile.ZipFile | None]:
+    if os.path.isdir(path):
+        return nullcontext()
+    if not os.path.exists(path):
+        raise SourceError(
+            f"source {path}: there is no such folder or file; check the path, and that this "
+            "machine mounts it"
+        )
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        raise SourceError(
+            f"source {path}: is neither a Zarr folder nor a zip file of one; set `format` to what "
+            "it is"
+        )
+    return zipfile.ZipFile(path)
+
+
+def _clean_key(path: str, key: str | None) -> str:
+    parts = (key or "").strip("/").split("/")
+    if parts != [""] and (not all(parts) or {".", ".."} & set(parts) or "\\" in str(key)):
+        raise SourceError(
+            f"source {path}: key {key!r} must name an array inside it, as in 'group/array'; "
+            "'.', '..' and empty names lead elsewhere"
+        )
+    return "/".join(parts)
+
+
+# The name of a metadata file and what it holds.
+_Node = tuple[str, dict[str, Any]]
+
+
+def _read_node(tree: Tree, place: str, path: str) -> _Node | None:
+    """Return the metadata at a place; v3 where both versions lie there."""
+    for name in METADATA_NAMES:
+        where = f"{place}/{name}" if place else name
+        text = tree.read(where)
+        if text is None:
+            continue
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"source {path}: {where} is not JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise SourceError(f"source {path}: {where} holds {shorten(document)}, no metadata")
+        return name, document
+    return None
+
+
+def _is_array(node: _Node | None) -> bool:
+    return node is not None and (
+        node[0] == ".zarray" or (node[0] == "zarr.json" and node[1].get("node_type") == "array")
+    )
+
+
+def _find_only_array(tree: Tree, place: str, path: str) -> tuple[str, _Node]:
+    arrays = dict(_walk_arrays(tree, place, path))
+    tables = [name for name, node in arrays.items() if _axes(node) == 2]
+    if len(tables) == 1:
+        return tables[0], arrays[tables[0]]
+    group = f"source {path}" + (f", group {place!r}" if place else "")
+    if not arrays:
+        raise SourceError(
+            f"{group}: holds no Zarr array (no folder with .zarray or zarr.json); check the path "
+            "and `key`"
+        )
+    listed = [f"{name} {shorten(node[1].get('shape'))}" for name, node in sorted(arrays.items())]
+    more = f" and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
+    raise SourceError(
+        f"{group}: is a group with {len(tables)} 2-D arrays, so one must be named: set `key`. "
+        f"It holds {', '.join(listed[:_MOST_LISTED])}{more}"
+    )
+
+
+def _walk_arrays(tree: Tree, place: str, path: str) -> Iterator[tuple[str, _Node]]:
+    """Yield the arrays under a group, without entering arrays: they may have millions of chunks."""
+    waiting = [place]
+    while waiting:
+        group = waiting.pop()
+        try:
+            names = tree.folders(group)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name in names:
+            inner = f"{group}/{name}" if group else name
+            node = _read_node(tree, inner, path)
+            if node is not None and _is_array(node):
+                yield inner, node
+            else:
+                waiting.append(inner)
+
+
+def _axes(node: _Node) -> int:
+    shape = node[1].get("shape")
+    return len(shape) if isinstance(shape, list) else 0
+
+
+def _read_limited(file: IO[bytes], size: int) -> bytes:
+    if size > _MAX_METADATA_BYTES:
+        raise SourceError(
+            f"{file.name}: has {size} bytes; Zarr metadata has at most {_MAX_METADATA_BYTES}: the "
+            "file is damaged"
+        )
+    # What a zip file claims as the size need not be what it unpacks to.
+    return file.read(size)
