@@ -1,0 +1,1 @@
+"""The arithmetic of evaluation: distortion, use of codewords, recall. NumPy only."""

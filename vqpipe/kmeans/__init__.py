@@ -1,0 +1,1 @@
+"""Mini-batch k-means for all columns of a codebook at once. NumPy only."""
