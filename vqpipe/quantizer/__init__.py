@@ -1,0 +1,6 @@
+"""Assignment, encoding and FAISS indexes. The only room that knows FAISS."""
+
+from vqpipe.quantizer.assign import Route, choose_route
+from vqpipe.quantizer.quantizer import Quantizer
+
+__all__ = ["Quantizer", "Route", "choose_route"]
