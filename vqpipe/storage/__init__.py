@@ -1,0 +1,1 @@
+"""What is written to the output folder, and how it is read back."""

@@ -1,0 +1,118 @@
+"""The sample: shuffled rows for training, held-out rows and database rows, in one Zarr group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from vqpipe.dtypes import Float32, Int64
+from vqpipe.shards import ceil_div
+from vqpipe.storage.arrays import CHUNK_BYTES, SHARD_BYTES, make_floats, make_group, open_group
+
+SetName = Literal["train", "heldout", "database"]
+SETS: tuple[SetName, ...] = ("train", "heldout", "database")
+
+# At most 256 tasks gather one target shard each, over all three sets.
+MOST_SHARDS_PER_SET = 85
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A description of a finished sample.
+
+    Attributes
+    ----------
+    path : str
+    rows : dict of str to int
+        Rows per set.
+    invalid_rows : int
+        Rows that were drawn but have no nearest codeword and were left out.
+    mean : tuple of float
+        Mean of the training rows.
+    """
+
+    path: str
+    rows: dict[SetName, int]
+    invalid_rows: int
+    mean: tuple[float, ...]
+
+    def vectors(self, name: SetName, start: int, stop: int) -> NDArray[Any]:
+        """Return rows ``start:stop`` of a set in the source's dtype."""
+        values: NDArray[Any] = np.asarray(_open(self.path, name)[start:stop])
+        return values
+
+    def row_numbers(self, name: SetName, start: int = 0, stop: int | None = None) -> Int64:
+        """Return the row numbers in the source of rows ``start:stop`` of a set."""
+        numbers: Int64 = np.asarray(_open(self.path, f"{name}_rows")[start:stop])
+        return numbers
+
+    def pieces(self, name: SetName, piece_rows: int) -> Iterator[NDArray[Any]]:
+        """Yield a set's rows in order."""
+        for start in range(0, self.rows[name], piece_rows):
+            yield self.vectors(name, start, min(start + piece_rows, self.rows[name]))
+
+
+@lru_cache(maxsize=16)
+def _open(path: str, name: str) -> zarr.Array[Any]:
+    array = open_group(path)[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return array
+
+
+def target_shard_rows(rows: int, row_bytes: int) -> tuple[int, int]:
+    """Return chunk rows and shard rows of a set: about 4 MB and 64 MB, and not too many shards."""
+    chunk = max(1, CHUNK_BYTES // row_bytes)
+    shard = max(SHARD_BYTES // row_bytes, ceil_div(rows, MOST_SHARDS_PER_SET), 1)
+    return chunk, max(1, ceil_div(shard, chunk)) * chunk
+
+
+def create_sample(path: str, rows: dict[SetName, int], dim: int, dtype: str) -> None:
+    """Write the metadata of a sample, before any task writes rows."""
+    _open.cache_clear()
+    group = make_group(path)
+    row_bytes = dim * np.dtype(dtype).itemsize
+    for name, count in rows.items():
+        chunk, shard = target_shard_rows(count, row_bytes)
+        make_floats(group, name, (count, dim), dtype, chunk, shard)
+        make_floats(group, f"{name}_rows", (count,), "int64", shard)
+
+
+def write_sample_shard(
+    path: str, name: SetName, start: int, vectors: NDArray[Any], rows: Int64
+) -> None:
+    """Write one whole target shard of a set."""
+    group = open_group(path, writable=True)
+    stop = start + len(rows)
+    group[name][start:stop] = vectors  # type: ignore[index]
+    group[f"{name}_rows"][start:stop] = rows  # type: ignore[index]
+
+
+def finish_sample(path: str, rows: dict[SetName, int], invalid_rows: int, mean: Float32) -> Sample:
+    """Mark a sample complete: readers take it from here on."""
+    open_group(path, writable=True).attrs.update(
+        {
+            "rows": {str(name): count for name, count in rows.items()},
+            "invalid_rows": invalid_rows,
+            "mean": [float(value) for value in mean],
+            "complete": True,
+        }
+    )
+    return Sample(path, rows, invalid_rows, tuple(float(value) for value in mean))
+
+
+def find_sample(path: str) -> Sample | None:
+    """Return the finished sample at a path, or None."""
+    try:
+        facts: Any = dict(open_group(path).attrs)
+    except FileNotFoundError:
+        return None
+    if not facts.get("complete"):
+        return None
+    return Sample(path, facts["rows"], facts["invalid_rows"], tuple(facts["mean"]))

@@ -1,0 +1,1 @@
+"""What a worker runs: top-level functions ``(item, job) -> small result``."""

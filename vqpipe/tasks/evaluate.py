@@ -1,0 +1,175 @@
+"""Evaluation: held-out rows against the codebook, queries against rows and against finished codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqpipe.codebook import Codebook
+from vqpipe.dtypes import Float32, Int64
+from vqpipe.evaluation.measures import CodeUse, Spread, count_codes
+from vqpipe.evaluation.neighbours import SHORTLIST, Neighbours, rerank, search_rows
+from vqpipe.memory import DECODED_ROWS
+from vqpipe.rows import prepare_rows
+from vqpipe.shards import Shard
+from vqpipe.sources import VectorArray
+from vqpipe.storage.codebook_file import cached_quantizer
+from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.samples import Sample, SetName
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Where the queries are: the first rows of one of the sample's sets, or a file.
+
+    Attributes
+    ----------
+    count : int
+    sample : Sample or None
+    name : str
+        The set, where they are of the sample.
+    file : VectorArray or None
+    """
+
+    count: int
+    sample: Sample | None = None
+    name: SetName = "heldout"
+    file: VectorArray | None = None
+
+    def read(self, codebook: Codebook) -> Float32:
+        """Return the queries as rows are compared: prepared, offset subtracted."""
+        if self.sample is not None:
+            stored = self.sample.vectors(self.name, 0, self.count)
+        elif self.file is not None:
+            stored = self.file.read(0, self.count)
+        else:
+            stored = np.empty((0, codebook.dim), np.float32)
+        rows, _ = prepare_rows(stored, codebook.metric)
+        moved: Float32 = rows - codebook.offset
+        return moved
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureJob:
+    """What every slice of held-out rows is told."""
+
+    sample: Sample
+    name: SetName
+    codebook: str
+    digest: str
+
+
+def measure_slice(shard: Shard, job: MeasureJob) -> Spread:
+    """Return the squared error and the spread of a slice of sampled rows."""
+    quantizer = cached_quantizer(job.codebook, job.digest)
+    stored = job.sample.vectors(job.name, shard.start, shard.stop)
+    rows, _ = prepare_rows(stored, quantizer.codebook.metric)
+    centred = quantizer.centre(rows)
+    errors = quantizer.squared_errors(centred, quantizer.assign(centred))
+    wide = centred.astype(np.float64)
+    squares = float(np.einsum("ij,ij->", wide, wide))
+    return Spread(len(wide), float(errors.sum()), wide.sum(axis=0), squares)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchJob:
+    """What every search task is told.
+
+    Attributes
+    ----------
+    queries : Queries
+    places : int
+        Nearest rows wanted per query; 0 to count codes alone.
+    database : Sample or None
+        Rows that are searched, and how many of them; None for all rows.
+    database_rows : int
+    codes : CodeArray
+    codebook : str
+    digest : str
+    """
+
+    queries: Queries
+    places: int
+    database: Sample | None
+    database_rows: int
+    codes: CodeArray
+    codebook: str
+    digest: str
+
+    def numbers(self) -> Int64 | None:
+        """Return the row numbers that are searched, queries left out; None for all rows."""
+        if self.database is None:
+            return None
+        rows = self.database.row_numbers("database", 0, self.database_rows)
+        if self.queries.sample is None:
+            return rows
+        asked = self.queries.sample.row_numbers(self.queries.name, 0, self.queries.count)
+        return rows[~np.isin(rows, asked)]
+
+
+@dataclass(frozen=True, eq=False)
+class CodeSearch:
+    """What a stretch of codes holds: how often each codeword is used, and the nearest rows by code."""
+
+    use: CodeUse
+    nearest: Neighbours
+    valid_rows: int
+
+    def __add__(self, other: CodeSearch) -> CodeSearch:
+        """Return the same for the rows of both."""
+        return CodeSearch(
+            self.use + other.use, self.nearest + other.nearest, self.valid_rows + other.valid_rows
+        )
+
+
+def search_exact(shard: Shard, job: SearchJob) -> Neighbours:
+    """Return each query's nearest row among a slice of the database, by the vectors themselves."""
+    codebook = cached_quantizer(job.codebook, job.digest).codebook
+    queries = job.queries.read(codebook)
+    nearest = Neighbours.none(len(queries), 1)
+    if job.database is None:
+        return nearest
+    numbers = job.database.row_numbers("database", shard.start, shard.stop)
+    stored = job.database.vectors("database", shard.start, shard.stop)
+    rows, _ = prepare_rows(stored, codebook.metric)
+    searched = job.numbers()
+    order = np.argsort(numbers)
+    if searched is not None:
+        order = order[np.isin(numbers[order], searched)]
+    rows, numbers = rows[order] - codebook.offset, numbers[order]
+    shortlist = search_rows(queries, rows, numbers, SHORTLIST)
+    return nearest + rerank(queries, rows, numbers, shortlist, 1)
+
+
+def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
+    """Go once through the codes of a stretch of shards: count them, and search those of the database.
+
+    Distances are asymmetric: from the query itself to what the code stands for.
+    """
+    quantizer = cached_quantizer(job.codebook, job.digest)
+    codebook = quantizer.codebook
+    queries = job.queries.read(codebook)
+    found = CodeSearch(
+        CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64)),
+        Neighbours.none(len(queries), job.places),
+        0,
+    )
+    searched = job.numbers() if job.places else None
+    if searched is not None:
+        searched.sort()
+    for start in range(stretch.start, stretch.stop, job.codes.shard_rows):
+        shard = Shard(0, start, min(start + job.codes.shard_rows, stretch.stop))
+        codes, valid = job.codes.read(shard)
+        use = count_codes(codes, valid, codebook.k)
+        nearest = Neighbours.none(len(queries), job.places)
+        if job.places:
+            numbers = shard.start + np.flatnonzero(valid)
+            if searched is not None:
+                numbers = np.intersect1d(numbers, searched, assume_unique=True)
+            for first in range(0, len(numbers), DECODED_ROWS):
+                some = numbers[first : first + DECODED_ROWS]
+                decoded = quantizer.decode(codes[some - shard.start]) - codebook.offset
+                nearest += search_rows(queries, decoded, some, job.places)
+        found += CodeSearch(use, nearest, int(valid.sum()))
+    return found

@@ -1,0 +1,90 @@
+"""Export: codes as a FAISS index or as plain ``.npy``, streamed shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqpipe.dtypes import Codes
+from vqpipe.quantizer.faiss_index import write_index
+from vqpipe.shards import Shard, plan_shards
+from vqpipe.storage.codebook_file import cached_quantizer
+from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.folder import Folder
+
+_PIECE_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFile:
+    """One file and the rows that go into it.
+
+    Attributes
+    ----------
+    name : str
+        Relative to the generation's folder.
+    format : str
+        ``faiss`` or ``npy``.
+    start, stop : int
+        Rows.
+    """
+
+    name: str
+    format: Literal["faiss", "npy"]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """What every export task is told."""
+
+    generation: str
+    codes: CodeArray
+    codebook: str
+    digest: str
+    masked_rows: int
+
+
+def export_file(file: ExportFile, job: ExportJob) -> int:
+    """Write one exported file whole and return its rows: masked ones are left out of an index."""
+    with Folder(job.generation).writing(file.name) as path:
+        return (
+            _write_npy(path, file, job) if file.format == "npy" else _write_faiss(path, file, job)
+        )
+
+
+def _write_faiss(path: str, file: ExportFile, job: ExportJob) -> int:
+    codebook = cached_quantizer(job.codebook, job.digest).codebook
+    with_ids = job.masked_rows > 0 or file.start > 0
+    rows = file.stop - file.start
+    if job.masked_rows:
+        rows = sum(len(ids) for _, ids in _valid_pieces(file, job.codes))
+    with open(path, "wb") as out:
+        write_index(out, codebook, _valid_pieces(file, job.codes), rows, with_ids=with_ids)
+    return rows
+
+
+def _write_npy(path: str, file: ExportFile, job: ExportJob) -> int:
+    shape = (file.stop - file.start, job.codes.columns)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=job.codes.dtype, shape=shape)
+    for shard in _pieces(file, job.codes):
+        out[shard.start - file.start : shard.stop - file.start] = job.codes.read(shard)[0]
+    out.flush()
+    return shape[0]
+
+
+def _pieces(file: ExportFile, codes: CodeArray) -> Iterator[Shard]:
+    rows = min(_PIECE_ROWS, codes.shard_rows)
+    for piece in plan_shards(file.stop - file.start, rows):
+        yield Shard(piece.index, file.start + piece.start, file.start + piece.stop)
+
+
+def _valid_pieces(file: ExportFile, codes: CodeArray) -> Iterator[tuple[Codes, NDArray[np.int64]]]:
+    for piece in _pieces(file, codes):
+        values, valid = codes.read(piece)
+        yield values[valid], piece.start + np.flatnonzero(valid)
