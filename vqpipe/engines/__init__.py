@@ -1,0 +1,1 @@
+"""Engines that run tasks: one in this process, one on a Dask cluster."""
