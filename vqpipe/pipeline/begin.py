@@ -1,0 +1,258 @@
+"""Beginning a run: source, codebook, output and generation, all checked before any work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from vqpipe.codebook import CodebookSpec
+from vqpipe.config import STAGES, Config
+from vqpipe.errors import CodebookError, OutputError
+from vqpipe.pipeline.evaluate import check_files
+from vqpipe.pipeline.generation import (
+    Generation,
+    fingerprint,
+    list_generations,
+    next_generation,
+)
+from vqpipe.pipeline.given import read_given, read_initial
+from vqpipe.pipeline.limits import check_limits
+from vqpipe.pipeline.run import Run, sample_settings
+from vqpipe.progress import Progress
+from vqpipe.quantizer import Quantizer
+from vqpipe.runner import Runner
+from vqpipe.sources import VectorArray, open_source
+from vqpipe.storage.codebook_file import read_codebook, write_codebook
+from vqpipe.storage.folder import Folder
+
+# Stages that a generation is made of: forcing one of them starts the next generation.
+GENERATION_STAGES = ("ingest", "sample", "train", "encode")
+
+
+def begin_run(config: Config, runner: Runner, progress: Progress, force: str | None = None) -> Run:
+    """Turn a config into a run. Nothing is written yet.
+
+    Parameters
+    ----------
+    config : Config
+    runner : Runner
+    progress : Progress
+    force : str, optional
+        A stage to take as never done.
+
+    Raises
+    ------
+    InputError
+        For whatever of the user's input is wrong.
+    """
+    output = Folder(config.output)
+    _check_output(output)
+    source = open_source(
+        config.source.uri, config.source.format, config.source.key, config.source.rows
+    )
+    given = None if config.codebook.source is None else read_given(config.codebook.source)
+    spec = _check_codebook(config, source, given)
+    if given is None and config.train.init is not None:
+        read_initial(config.train.init, spec, source.dim, config.source.metric)
+    generations = list_generations(output)
+    if generations and force != "ingest":
+        _check_same_source(generations[0], source, output)
+    generation, news = _choose(config, source, spec, given, generations, force, output)
+    redo = frozenset(STAGES[STAGES.index(force) :]) if force else frozenset()
+    run = Run(config, source, output, generation, spec, given, runner, progress, redo, news)
+    check_files(run)
+    check_limits(run)
+    return run
+
+
+def _check_output(output: Folder) -> None:
+    nearest = output.nearest()
+    if not nearest.is_dir():
+        raise OutputError(
+            f"output {output.path}: {nearest} is a file, and the output is a folder; name another output or move "
+            "the file"
+        )
+    # A file system without blocks (/proc, /sys) holds nothing that is written to it.
+    if not os.access(nearest, os.W_OK | os.X_OK) or not shutil.disk_usage(nearest).total:
+        raise OutputError(
+            f"output {output.path}: {nearest} cannot be written; give the user who runs this the right to write "
+            "there, or name another output"
+        )
+
+
+def _check_codebook(config: Config, source: VectorArray, given: Quantizer | None) -> CodebookSpec:
+    if given is not None:
+        codebook = given.codebook
+        if (codebook.dim, codebook.metric) != (source.dim, config.source.metric):
+            raise CodebookError(
+                f"codebook {config.codebook.source}: is of dim = {codebook.dim} and metric {codebook.metric}, the "
+                f"source of dim = {source.dim} and metric {config.source.metric}; give the codebook that was "
+                "learnt for such vectors, or set source.metric"
+            )
+        return codebook.spec
+    spec = config.codebook.spec
+    if spec is None:
+        raise CodebookError("codebook: says neither what to learn nor where to take it from")
+    spec.check_dim(source.dim)
+    if spec.kind == "KM" and spec.k > source.rows:
+        raise CodebookError(
+            f"codebook {spec}: {spec.k:,} codewords are wanted and the source has {source.rows:,} rows; a codeword "
+            f"needs a distinct row of its own: take at most KM{source.rows}"
+        )
+    return spec
+
+
+def _identity(source: VectorArray, config: Config) -> dict[str, Any]:
+    return {
+        "uri": list(source.uri) if isinstance(source.uri, tuple) else source.uri,
+        "key": source.key,
+        "format": source.format,
+        "dim": source.dim,
+        "dtype": source.dtype,
+        "metric": config.source.metric,
+        "rows": source.rows,
+        "files": [list(file) for file in source.files()],
+    }
+
+
+def _check_same_source(newest: Generation, source: VectorArray, output: Folder) -> None:
+    """Refuse a source that is not the one the output was made from; growth is welcome.
+
+    Raises
+    ------
+    OutputError
+    """
+    was = {**newest.facts["source"], **newest.facts.get("latest", {})}
+    now = {
+        "uri": list(source.uri) if isinstance(source.uri, tuple) else source.uri,
+        "key": source.key,
+        "format": source.format,
+        "dim": source.dim,
+        "dtype": source.dtype,
+    }
+    differs = [f"{key} was {was[key]} and is {now[key]}" for key in now if was[key] != now[key]]
+    if not differs:
+        differs = list(_moved_rows(was["files"], source.files()))
+    if not differs and source.rows < was["rows"]:
+        differs = [f"it had {was['rows']:,} rows and has {source.rows:,}"]
+    if differs:
+        raise OutputError(
+            f"output {output.path}: was made from another source: {'; '.join(differs)}. Codes of two sources must "
+            "not mix: name another output, or start over in a new generation with --force ingest"
+        )
+
+
+def _moved_rows(was: Sequence[Sequence[Any]], now: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """Say which files went, or hold other rows than before. The last one may have grown."""
+    for index, (path, rows) in enumerate(was):
+        if index >= len(now) or now[index][0] != path:
+            yield f"the rows of {path} are no longer where they were"
+            return
+        if now[index][1] != rows and not (index == len(was) - 1 and now[index][1] > rows):
+            yield f"{path} had {rows:,} rows and has {now[index][1]:,}"
+            return
+
+
+def _settings(
+    config: Config, source: VectorArray, rows: int, spec: CodebookSpec, given: Quantizer | None
+) -> dict[str, dict[str, Any]]:
+    """Return what each stage of a generation depends on, for a source that had ``rows`` rows."""
+    encode = config.settings("encode")
+    if given is not None:
+        codebook = {"codebook": f"{spec} {given.codebook.digest}"}
+        return {"sample": {}, "train": codebook, "encode": encode}
+    train = {
+        key: value for key, value in config.settings("train").items() if not key.endswith("rows")
+    }
+    train["batch_rows"] = config.train.batch_rows
+    if config.train.init is not None:
+        train["init"] = read_given(config.train.init).codebook.digest
+    return {
+        "sample": sample_settings(config, source, rows, spec.k),
+        "train": {"codebook": str(spec), **train},
+        "encode": encode,
+    }
+
+
+def _fingerprints(settings: dict[str, dict[str, Any]]) -> dict[str, str]:
+    sample = fingerprint(settings["sample"])
+    return {"sample": sample, "train": fingerprint(settings["train"], sample)}
+
+
+def _choose(
+    config: Config,
+    source: VectorArray,
+    spec: CodebookSpec,
+    given: Quantizer | None,
+    generations: list[Generation],
+    force: str | None,
+    output: Folder,
+) -> tuple[Generation, str]:
+    """Return the generation with these settings, the newest of them, or the next one, and why.
+
+    What has grown since a generation began is still its source: settings are compared for the rows that
+    there were then.
+    """
+    news = f"--force {force}" if force else ""
+    if force not in GENERATION_STAGES:
+        for generation in generations:
+            rows = min(generation.facts["source"]["rows"], source.rows)
+            settings = _settings(config, source, rows, spec, given)
+            if generation.facts["settings"] == settings:
+                return generation, ""
+            news = news or _what_changed(generation.facts["settings"], settings)
+    settings = _settings(config, source, source.rows, spec, given)
+    facts = {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": _identity(source, config),
+        "settings": settings,
+        "fingerprints": _fingerprints(settings),
+        "stages": {},
+    }
+    return next_generation(output, facts), news or "the output is new"
+
+
+def _what_changed(was: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
+    changes = [
+        f"{stage}: {key} changed {old.get(key)} -> {new.get(key)}"
+        for stage, old, new in ((stage, was[stage], now[stage]) for stage in now)
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    return "; ".join(changes)
+
+
+def establish(run: Run) -> None:
+    """Write the folder and, for a new generation, what it is; take over a codebook learnt before.
+
+    Raises
+    ------
+    OutputError
+        If nothing may be written there.
+    """
+    run.output.create()
+    if run.generation.folder.has("stages.json"):
+        return
+    run.generation.folder.create()
+    earlier = _same_codebook(run)
+    if earlier is not None:
+        file = read_codebook(earlier.codebook_path)
+        write_codebook(run.generation.codebook_path, file.quantizer, file.history)
+        run.generation.facts["stages"]["train"] = {
+            **earlier.stage("train"),
+            "origin": f"taken over from {earlier.name}",
+        }
+    run.generation.save()
+
+
+def _same_codebook(run: Run) -> Generation | None:
+    """Return an earlier generation whose codebook this one would learn again."""
+    if run.redo & {"train"}:
+        return None
+    for generation in list_generations(run.output):
+        if generation.is_done("train", run.train_fingerprint):
+            return generation
+    return None

@@ -1,0 +1,256 @@
+"""The evaluate stage: how good the codebook and the codes are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from vqpipe.config import FileConfig
+from vqpipe.dtypes import Int64
+from vqpipe.errors import SourceError
+from vqpipe.evaluation.measures import Spread
+from vqpipe.evaluation.neighbours import recall
+from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.stage import Need, Stage
+from vqpipe.shards import ceil_div, plan_shards
+from vqpipe.sources import VectorArray, open_source, open_table
+from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.samples import SetName
+from vqpipe.tasks.evaluate import (
+    CodeSearch,
+    MeasureJob,
+    Queries,
+    SearchJob,
+    measure_slice,
+    search_codes,
+    search_exact,
+)
+
+EVALUATION_FILE = "evaluation.json"
+
+MOST_TASKS = 256
+
+# A slice of the database: two copies of it in float32 are held.
+DATABASE_SLICE_BYTES = 64 << 20
+
+
+def evaluate_fingerprint(run: Run, codes: CodeArray) -> str:
+    """Return the fingerprint: the shards' records, the settings, and the files they name."""
+    files = [
+        (file.uri, list(file.stamps(0, file.rows)))
+        for file in (_query_file(run), _truth_file(run))
+        if file is not None
+    ]
+    before = (codes.records().digest, run.sample_fingerprint, run.encode_fingerprint)
+    return fingerprint([run.config.settings("evaluate"), files], *before)
+
+
+def need(run: Run) -> Need:
+    """Say whether figures must be taken."""
+    codes = run.codes()
+    if run.digest is None or not run.generation.folder.has("codes.zarr"):
+        return Need("to do", "follows from encode")
+    if "evaluate" in run.redo:
+        return Need("to do", "forced")
+    if run.generation.is_done("evaluate", evaluate_fingerprint(run, codes)):
+        return Need("done", "neither the codes nor the evaluate settings have changed")
+    if run.generation.stage("evaluate"):
+        return Need("to do", "the codes or the evaluate settings have changed")
+    return Need("to do", "no figures were taken")
+
+
+def execute(run: Run) -> str:
+    """Measure distortion, count codes, search, and write ``evaluation.json``."""
+    codes = run.finished_codes()
+    queries, truth = _queries(run)
+    found, nearest = _search(run, codes, queries, truth)
+    facts = {
+        **_distortion(run, codes, found.valid_rows),
+        "rows": codes.rows,
+        "masked_rows": codes.rows - found.valid_rows,
+        "perplexity": found.use.perplexity,
+        "dead": found.use.dead,
+        "starved": found.use.starved,
+        "imbalance": found.use.imbalance,
+        "recall": None,
+        "queries": queries.count,
+        "database_rows": 0,
+    }
+    asked = np.zeros(0, dtype=bool) if nearest is None else nearest >= 0
+    if nearest is not None and asked.any():
+        facts["recall"] = recall(
+            nearest[asked], found.nearest.rows[asked], run.config.evaluate.recall_at
+        )
+        facts["queries"] = int(asked.sum())
+        facts["database_rows"] = found.valid_rows if truth is not None else _database_rows(run)
+    codes.write_use(found.use.counts)
+    run.generation.folder.write_json(EVALUATION_FILE, facts)
+    run.generation.mark_done("evaluate", evaluate_fingerprint(run, codes))
+    return _in_words(facts)
+
+
+def _in_words(facts: dict[str, Any]) -> str:
+    parts = [f"distortion {facts['distortion']:.6g}"]
+    if facts["relative_distortion"] is not None:
+        parts[0] += f" ({facts['relative_distortion']:.2%} of the variance)"
+    if facts["recall"]:
+        parts += [f"recall@{k} {share:.3f}" for k, share in facts["recall"].items()]
+    return ", ".join(parts)
+
+
+def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
+    """Return distortion over all rows, from the records, and over held-out rows, measured."""
+    over_all = float(codes.records().squared_error.sum()) / max(1, valid_rows)
+    facts: dict[str, Any] = {
+        "distortion": over_all,
+        "relative_distortion": None,
+        "distortion_rows": "all",
+        "in_sample": False,
+        "distortion_all_rows": over_all,
+    }
+    if run.given is not None:
+        return facts
+    sample = run.finished_sample()
+    name: SetName = "heldout" if sample.rows["heldout"] else "train"
+    rows = min(sample.rows[name], max(sample.rows["heldout"], 10_000))
+    job = MeasureJob(sample, name, run.generation.codebook_path, run.finished_digest())
+    spread: Spread = run.runner.fold(
+        measure_slice, list(plan_shards(rows, run.slice_rows(rows))), job
+    )
+    return {
+        **facts,
+        "distortion": spread.distortion,
+        "relative_distortion": spread.relative_distortion,
+        "distortion_rows": name,
+        "in_sample": name == "train",
+    }
+
+
+def _search(
+    run: Run, codes: CodeArray, queries: Queries, truth: Int64 | None
+) -> tuple[CodeSearch, Int64 | None]:
+    """Go once through all codes; also find each query's exact nearest row, unless it is given.
+
+    Returns
+    -------
+    found : CodeSearch
+    nearest : int64 array of shape (queries,) or None
+        None where recall is left out; -1 for a query without any row to find.
+    """
+    wanted = queries.count > 0
+    all_rows = truth is not None
+    sample = None if all_rows or not wanted else run.finished_sample()
+    job = SearchJob(
+        queries,
+        max(run.config.evaluate.recall_at) if wanted else 0,
+        sample,
+        _database_rows(run) if sample else 0,
+        codes,
+        run.generation.codebook_path,
+        run.finished_digest(),
+    )
+    run.progress.begin("evaluate", codes.rows, "rows")
+    stretch = codes.shard_rows * ceil_div(codes.shard_count, MOST_TASKS)
+    found = run.runner.fold(search_codes, list(plan_shards(codes.rows, stretch)), job)
+    run.progress.advance(codes.rows)
+    if not wanted:
+        return found, None
+    if truth is not None:
+        return found, truth
+    slices = list(
+        plan_shards(job.database_rows, max(1, DATABASE_SLICE_BYTES // (4 * run.source.dim)))
+    )
+    return found, run.runner.fold(search_exact, slices, job).rows[:, 0]
+
+
+def _database_rows(run: Run) -> int:
+    there = run.finished_sample().rows["database"]
+    wanted = run.config.evaluate.rows
+    return there if wanted == "auto" else min(there, wanted)
+
+
+def _query_file(run: Run) -> VectorArray | None:
+    queries = run.config.evaluate.queries
+    if not isinstance(queries, FileConfig):
+        return None
+    with _named("evaluate.queries"):
+        file = open_source(queries.uri, queries.format, queries.key)
+    if file.dim != run.source.dim:
+        raise SourceError(
+            f"evaluate.queries {queries.uri}: has dim = {file.dim} and the source has dim = {run.source.dim}; "
+            "queries and rows must be of one space"
+        )
+    return file
+
+
+def _truth_file(run: Run) -> VectorArray | None:
+    truth = run.config.evaluate.truth
+    if truth is None:
+        return None
+    with _named("evaluate.truth"):
+        return open_table(truth.uri, truth.format, truth.key)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Say which key of the config names a file that cannot be used."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{key}: {error}") from error
+
+
+def check_files(run: Run) -> None:
+    """Refuse queries and truths that do not fit, before anything is computed.
+
+    Raises
+    ------
+    SourceError
+    """
+    file, table = _query_file(run), _truth_file(run)
+    if table is None or file is None:
+        return
+    if table.rows != file.rows:
+        raise SourceError(
+            f"evaluate.truth {table.uri}: has {table.rows:,} rows and evaluate.queries {file.uri} has {file.rows:,}; "
+            "each query needs a row of its nearest rows"
+        )
+    nearest = np.asarray(table.read(0, table.rows))[:, 0]
+    outside = np.flatnonzero((nearest < 0) | (nearest >= run.source.rows))
+    if len(outside):
+        raise SourceError(
+            f"evaluate.truth {table.uri}: query {outside[0]}'s nearest is said to be row {nearest[outside[0]]} but the "
+            f"source has rows 0 to {run.source.rows - 1}; the truth belongs to another source"
+        )
+
+
+def _queries(run: Run) -> tuple[Queries, Int64 | None]:
+    """Return the queries and, where it is given, each one's exact nearest row."""
+    none = Queries(0)
+    if run.spec.kind == "KM":
+        # Every row of a cell is equally near by its code: ranking them says nothing.
+        return none, None
+    file, table = _query_file(run), _truth_file(run)
+    if file is not None:
+        if table is not None:
+            nearest = np.asarray(table.read(0, table.rows))[:, 0].astype(np.int64)
+            return Queries(file.rows, file=file), nearest
+        if run.given is not None:
+            run.warn(
+                "evaluate: a given codebook has no sample to search, so recall needs evaluate.truth"
+            )
+            return none, None
+        return Queries(file.rows, file=file), None
+    wanted = run.config.evaluate.queries
+    if run.given is not None or not isinstance(wanted, int):
+        return none, None
+    sample = run.finished_sample()
+    name: SetName = "heldout" if sample.rows["heldout"] else "train"
+    return Queries(min(wanted, sample.rows[name]), sample=sample, name=name), None
+
+
+STAGE = Stage("evaluate", need, execute)

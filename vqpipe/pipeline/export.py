@@ -1,0 +1,79 @@
+"""The export stage: what other programs search and read."""
+
+from __future__ import annotations
+
+from vqpipe.pipeline.evaluate import EVALUATION_FILE
+from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.stage import Need, Stage
+from vqpipe.quantizer.faiss_index import packed_row_bytes
+from vqpipe.shards import plan_shards
+from vqpipe.storage.codes import CodeArray
+from vqpipe.tasks.export import ExportFile, ExportJob, export_file
+
+# Above this many bytes of packed codes the index is written in parts, by as many tasks.
+SINGLE_INDEX_BYTES = 4 << 30
+
+
+def export_fingerprint(run: Run, codes: CodeArray) -> str:
+    """Return the fingerprint: the shards' records and what is asked for."""
+    before = (codes.records().digest, run.encode_fingerprint)
+    return fingerprint([sorted(run.config.export), codes.rows], *before)
+
+
+def need(run: Run) -> Need:
+    """Say whether files must be written."""
+    if not run.config.export:
+        return Need("done", "nothing is asked for")
+    if run.digest is None or not run.generation.folder.has("codes.zarr"):
+        return Need("to do", "follows from encode")
+    if "export" in run.redo:
+        return Need("to do", "forced")
+    files = _files(run, run.codes())
+    done = run.generation.is_done("export", export_fingerprint(run, run.codes()))
+    if done and all(run.generation.folder.has(file.name) for file in files):
+        return Need("done", "neither the codes nor the export settings have changed")
+    return Need("to do", "the codes or the export settings are new")
+
+
+def execute(run: Run) -> str:
+    """Write the files that the config asks for."""
+    codes = run.finished_codes()
+    files = _files(run, codes)
+    if any("/" in file.name for file in files):
+        (run.generation.folder / "index").create()
+    masked_rows = run.generation.folder.read_json(EVALUATION_FILE)["masked_rows"]
+    job = ExportJob(
+        run.generation.folder.path,
+        codes,
+        run.generation.codebook_path,
+        run.finished_digest(),
+        masked_rows,
+    )
+    run.progress.begin("export", sum(file.stop - file.start for file in files), "rows")
+    for outcome in run.runner.map(export_file, files, job):
+        outcome.value()
+        run.progress.advance(outcome.item.stop - outcome.item.start)
+    run.generation.mark_done("export", export_fingerprint(run, codes))
+    return ", ".join(file.name for file in files)
+
+
+def _files(run: Run, codes: CodeArray) -> list[ExportFile]:
+    files: list[ExportFile] = []
+    if "faiss" in run.config.export:
+        row_bytes = packed_row_bytes(run.spec.columns, run.spec.k)
+        part_rows = SINGLE_INDEX_BYTES // row_bytes
+        if codes.rows <= part_rows:
+            files.append(ExportFile("index.faiss", "faiss", 0, codes.rows))
+        else:
+            whole = max(1, part_rows // codes.shard_rows) * codes.shard_rows
+            files += [
+                ExportFile(f"index/{part.start}.faiss", "faiss", part.start, part.stop)
+                for part in plan_shards(codes.rows, whole)
+            ]
+    if "npy" in run.config.export:
+        files.append(ExportFile("codes.npy", "npy", 0, codes.rows))
+    return files
+
+
+STAGE = Stage("export", need, execute)

@@ -1,0 +1,49 @@
+"""A codebook that exists already: ours, or a FAISS index's."""
+
+from __future__ import annotations
+
+import os
+
+from vqpipe.codebook import SURPLUS, Codebook, CodebookSpec, Metric
+from vqpipe.errors import CodebookError
+from vqpipe.quantizer import Quantizer
+from vqpipe.quantizer.faiss_index import read_index_codebook
+from vqpipe.storage.codebook_file import read_codebook
+
+
+def read_given(path: str) -> Quantizer:
+    """Read a ``codebook.zarr``, or the codebook in a FAISS PQ index.
+
+    Raises
+    ------
+    CodebookError
+        If there is none, or it cannot be used.
+    """
+    if not os.path.exists(path):
+        raise CodebookError(
+            f"codebook {path}: there is no such file or folder; give a codebook.zarr or a FAISS index"
+        )
+    if os.path.isdir(path):
+        return read_codebook(path).quantizer
+    return read_index_codebook(path)
+
+
+def read_initial(path: str, spec: CodebookSpec, dim: int, metric: Metric) -> Codebook:
+    """Read the codebook that training is to start from.
+
+    Raises
+    ------
+    CodebookError
+        If it is not of the kind, size and space that is to be learnt.
+    """
+    codebook = read_given(path).codebook
+    if (codebook.spec, codebook.dim, codebook.metric) != (spec, dim, metric):
+        raise CodebookError(
+            f"train.init {path}: is a {codebook.spec} codebook of dim = {codebook.dim} and metric "
+            f"{codebook.metric}; to start from it, it must be {spec} of dim = {dim} and metric {metric}"
+        )
+    if (codebook.centroids == SURPLUS).any():
+        raise CodebookError(
+            f"train.init {path}: has codewords that stand for nothing; leave train.init out"
+        )
+    return codebook

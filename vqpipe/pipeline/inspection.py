@@ -1,0 +1,103 @@
+"""What a path holds: an output, a codebook, codes, or a source."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from vqpipe.errors import SourceError
+from vqpipe.pipeline.generation import CURRENT_FILE, current_name, list_generations
+from vqpipe.pipeline.pipeline import RUN_FILE
+from vqpipe.sources import open_source
+from vqpipe.storage.codebook_file import read_codebook
+from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.storage.folder import Folder
+
+
+def inspect_path(path: str) -> dict[str, Any]:
+    """Return what a path holds, as plain values; ``what`` names it.
+
+    Raises
+    ------
+    InputError
+        If it holds nothing that is known.
+    """
+    folder = Folder(os.path.abspath(path))
+    if folder.has(RUN_FILE) or folder.has(CURRENT_FILE):
+        return _output(folder)
+    if folder.has("centroids"):
+        return _codebook(folder.path)
+    if folder.has("shards"):
+        codes = find_codes(folder.path)
+        if codes is not None:
+            return {"what": "codes", "path": folder.path, **_codes(codes)}
+    if folder.has("train_rows"):
+        raise SourceError(
+            f"{path}: is a sample; to read one of its sets as vectors, name it: {path}/train"
+        )
+    source = open_source(path)
+    return {
+        "what": "source",
+        "path": path,
+        "format": source.format,
+        "rows": source.rows,
+        "dim": source.dim,
+        "dtype": source.dtype,
+        "bytes": source.rows * source.row_bytes,
+        "chunk_rows": source.chunk_rows,
+        "files": len(source.parts),
+    }
+
+
+def _output(folder: Folder) -> dict[str, Any]:
+    last = folder.read_json(RUN_FILE) if folder.has(RUN_FILE) else {}
+    generations = []
+    for generation in list_generations(folder):
+        stages = {name: record["state"] for name, record in generation.facts["stages"].items()}
+        codes = find_codes(generation.codes_path)
+        generations.append(
+            {
+                "name": generation.name,
+                "codebook": generation.facts["settings"]["train"]["codebook"],
+                "stages": stages,
+                **({} if codes is None else _codes(codes)),
+            }
+        )
+    return {
+        "what": "output",
+        "path": folder.path,
+        "current": current_name(folder),
+        "last_run": {
+            key: last.get(key) for key in ("status", "generation", "began", "ended", "error")
+        },
+        "generations": generations,
+    }
+
+
+def _codebook(path: str) -> dict[str, Any]:
+    file = read_codebook(path)
+    codebook = file.quantizer.codebook
+    return {
+        "what": "codebook",
+        "path": path,
+        "codebook": str(codebook.spec),
+        "metric": codebook.metric,
+        "dim": codebook.dim,
+        "digest": codebook.digest,
+        "route": file.quantizer.route.name,
+        "rounds": len(file.history),
+    }
+
+
+def _codes(codes: CodeArray) -> dict[str, Any]:
+    records = codes.records()
+    return {
+        "rows": codes.rows,
+        "columns": codes.columns,
+        "dtype": codes.dtype,
+        "shards": len(records.squared_error),
+        "shards_done": int(np.isfinite(records.squared_error).sum()),
+        "bytes_codes": int(records.stored_bytes.sum()),
+    }

@@ -1,0 +1,90 @@
+"""What a run may take: memory and disk, checked against the plan before any work."""
+
+from __future__ import annotations
+
+from vqpipe.config import FileConfig
+from vqpipe.memory import Sizes, check_chunk, check_disk, check_memory, worker_bytes
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.sample import plan_draws, scatter_shards
+from vqpipe.quantizer.faiss_index import packed_row_bytes
+from vqpipe.shards import ceil_div
+from vqpipe.tasks.encode import window_rows
+
+# Room for the codebook's history, the records, the report and the checkpoint.
+OTHER_BYTES = 16 << 20
+
+# A file of queries is not opened to plan: as many queries as the default.
+QUERIES_OF_A_FILE = 1000
+
+
+def plan_memory(run: Run) -> dict[str, int]:
+    """Return the peak memory of a worker, in bytes, per stage."""
+    queries = run.config.evaluate.queries
+    source, codes = run.source, run.codes()
+    scatter_rows, sample_shard_rows = 0, 0
+    if run.given is None:
+        draws = plan_draws(run)
+        drawn = sum(draw.stop - draw.start for draw in draws)
+        tasks = len(scatter_shards(run))
+        # Draws are uniform: a task's share is even but for a little luck.
+        scatter_rows = min(ceil_div(drawn, tasks) * 11 // 10 + 1000, drawn)
+        sample_shard_rows = max(min(draw.shard_rows, draw.stop - draw.start) for draw in draws)
+    count = QUERIES_OF_A_FILE if isinstance(queries, FileConfig) else queries
+    sizes = Sizes(
+        dim=source.dim,
+        row_bytes=source.row_bytes,
+        chunk_bytes=source.chunk_bytes,
+        spec=run.spec,
+        shard_rows=min(codes.shard_rows, source.rows),
+        slice_rows=0 if run.given else run.slice_rows(run.schedule.batch_rows),
+        window_rows=window_rows(source.dim, run.route.block_rows),
+        sample_shard_rows=sample_shard_rows,
+        scatter_rows=scatter_rows,
+        queries=0 if run.spec.kind == "KM" else count,
+        places=max(run.config.evaluate.recall_at),
+    )
+    needed = worker_bytes(sizes)
+    return {
+        name: needed[name]
+        for name in needed
+        if run.given is None or name not in ("sample", "train")
+    }
+
+
+def plan_disk(run: Run) -> dict[str, int]:
+    """Return the most bytes that each stage writes; the sample's scratch space counts."""
+    codes = run.codes()
+    rows = run.source.rows
+    planned = {"train": 3 * run.spec.k * run.source.dim * 4 + OTHER_BYTES}
+    if run.given is None:
+        drawn = run.sizes.train + run.sizes.heldout + run.sizes.database
+        planned["sample"] = 2 * drawn * (run.source.row_bytes + 16)
+    row_bytes = run.spec.row_code_bytes + codes.masked + 4 * codes.store_error
+    planned["encode"] = rows * row_bytes
+    exports = {
+        "faiss": packed_row_bytes(run.spec.columns, run.spec.k),
+        "npy": run.spec.row_code_bytes,
+    }
+    planned["export"] = rows * sum(exports[name] for name in set(run.config.export))
+    return planned
+
+
+def check_limits(run: Run) -> None:
+    """Refuse what cannot fit, with both numbers.
+
+    Raises
+    ------
+    LimitError
+    """
+    allowed = int(run.config.memory_per_worker)
+    check_chunk(str(run.source.uri), run.source.chunk_bytes, run.source.chunk_rows, allowed)
+    check_memory(plan_memory(run), allowed)
+    # What is there already needs no room again; a finished output must not be refused for want of it.
+    there = run.generation.folder
+    planned = plan_disk(run)
+    left = sum(
+        size for name, size in planned.items() if run.generation.stage(name).get("state") != "done"
+    )
+    if run.sample() is not None:
+        left -= planned.get("sample", 0)
+    check_disk(max(0, left - there.size_bytes()), run.output.free_bytes(), run.output.path)

@@ -1,0 +1,131 @@
+"""The plan: what each stage would do, read, write and take. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from vqpipe.codebook import Codebook
+from vqpipe.pipeline.encode import pending_shards
+from vqpipe.pipeline.limits import plan_disk, plan_memory
+from vqpipe.pipeline.pipeline import ROUTE, RUN_FILE
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.sample import plan_draws, scatter_shards
+from vqpipe.pipeline.stage import Need
+from vqpipe.quantizer import Quantizer
+from vqpipe.shards import ceil_div
+from vqpipe.tasks.encode import window_rows
+
+CALIBRATION_SECONDS = 2.0
+
+# Rows that are calibrated on: enough that the machine's caches do not hold them all.
+CALIBRATION_ROWS = 16_384
+
+
+def plan_run(run: Run) -> dict[str, Any]:
+    """Return what a run would do.
+
+    Returns
+    -------
+    dict
+        ``generation``, ``rows``, ``memory_per_worker``, ``disk_free_bytes`` and ``stages``: for each
+        ``name, state, reason, rows, tasks, bytes_read, bytes_written, worker_bytes, seconds``
+        (seconds on one core; None where nobody can tell).
+    """
+    memory, disk = plan_memory(run), plan_disk(run)
+    work = _work(run)
+    rates = _rates(run) if any(need.state != "done" for _, need in plan_needs(run)) else {}
+    stages = []
+    for name, need in plan_needs(run):
+        rows, tasks, bytes_read = work.get(name, (0, 0, 0))
+        if need.state == "done":
+            rows, tasks, bytes_read = 0, 0, 0
+        stages.append(
+            {
+                "name": name,
+                "state": need.state,
+                "reason": need.reason,
+                "rows": rows,
+                "tasks": tasks,
+                "bytes_read": bytes_read,
+                "bytes_written": 0 if need.state == "done" else disk.get(name, 0),
+                "worker_bytes": 0 if need.state == "done" else memory.get(name, 0),
+                "seconds": rows / rates[name] if name in rates and rows else None,
+            }
+        )
+    return {
+        "output": run.output.path,
+        "generation": run.generation.name,
+        "rows": run.source.rows,
+        "memory_per_worker": int(run.config.memory_per_worker),
+        "disk_free_bytes": run.output.free_bytes(),
+        "stages": stages,
+    }
+
+
+def plan_needs(run: Run) -> list[tuple[str, Need]]:
+    """Return whether each stage must run: what follows from work to do is to do itself."""
+    plan: list[tuple[str, Need]] = []
+    waiting = ""
+    for stage in ROUTE:
+        need = stage.need(run)
+        if waiting and need.state == "done" and stage.name in ("evaluate", "export", "report"):
+            need = Need("to do", f"follows from {waiting}")
+        if need.state != "done" and stage.name not in ("ingest", "sample"):
+            waiting = stage.name
+        plan.append((stage.name, need))
+    return plan
+
+
+def _work(run: Run) -> dict[str, tuple[int, int, int]]:
+    """Return rows, tasks and bytes read per stage."""
+    codes, source = run.codes(), run.source
+    pending = pending_shards(run, codes)
+    encode_rows = sum(shard.rows for shard in pending)
+    stored = source.rows * run.spec.row_code_bytes
+    work = {
+        "encode": (encode_rows, len(pending), encode_rows * source.row_bytes),
+        "evaluate": (source.rows, min(codes.shard_count, 256), stored),
+        "export": (source.rows, len(run.config.export), stored * len(run.config.export)),
+    }
+    if run.given is None:
+        schedule = run.schedule
+        slices = ceil_div(schedule.batch_rows, run.slice_rows(schedule.batch_rows))
+        rows = schedule.rounds * schedule.batch_rows
+        targets = sum(draw.shard_count for draw in plan_draws(run))
+        read = run.rows_at_begin
+        work["sample"] = (read, len(scatter_shards(run)) + targets, read * source.row_bytes)
+        work["train"] = (rows, schedule.rounds * slices, rows * source.row_bytes)
+    return work
+
+
+def _rates(run: Run) -> dict[str, float]:
+    """Return rows per second: as the last run measured them, else by a short trial of the arithmetic."""
+    rates: dict[str, float] = {}
+    if run.output.has(RUN_FILE):
+        rates.update(run.output.read_json(RUN_FILE).get("rows_per_second", {}))
+    if "encode" not in rates:
+        rates["encode"] = _calibrate(run)
+    # A training row costs what an encoded row costs, and its share of the tally.
+    rates.setdefault("train", rates["encode"] * 0.7)
+    return rates
+
+
+def _calibrate(run: Run) -> float:
+    """Encode made-up rows with a made-up codebook of this shape for two seconds."""
+    rng = np.random.default_rng(0)
+    spec, dim = run.spec, run.source.dim
+    shape = (1, spec.m, spec.k, dim // spec.m)
+    centroids = rng.standard_normal(shape, dtype=np.float32)
+    codebook = Codebook(spec.kind, "l2", np.zeros(dim, np.float32), centroids)
+    quantizer = Quantizer(codebook, run.route)
+    rows = rng.standard_normal(
+        (min(CALIBRATION_ROWS, window_rows(dim, run.route.block_rows)), dim), dtype=np.float32
+    )
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < CALIBRATION_SECONDS:
+        quantizer.squared_errors(rows, quantizer.assign(rows))
+        done += len(rows)
+    return done / (time.perf_counter() - began)

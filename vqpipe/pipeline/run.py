@@ -1,0 +1,271 @@
+"""A run: the config turned into nouns, the generation it works on, and what it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from vqpipe.codebook import CodebookSpec
+from vqpipe.config import Config
+from vqpipe.errors import CodebookError, ConfigError
+from vqpipe.kmeans.schedule import MOST_SLICES, Schedule, plan_schedule
+from vqpipe.pipeline.generation import Generation, fingerprint
+from vqpipe.progress import Progress
+from vqpipe.quantizer import Quantizer, Route, choose_route
+from vqpipe.runner import Runner
+from vqpipe.shards import choose_shard_rows, choose_slice_rows
+from vqpipe.sources import VectorArray
+from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.storage.folder import Folder
+from vqpipe.storage.samples import Sample, find_sample
+
+MOST_HELDOUT_ROWS = 10_000
+MOST_DATABASE_ROWS = 1_000_000
+TRAIN_ROWS_PER_CODEWORD = 1_000
+LEAST_TRAIN_ROWS = 500_000
+
+# With fewer training rows a codeword than this, none are spared for measuring.
+LEAST_ROWS_PER_CODEWORD = 4
+
+# A slice of fewer rows costs more to send than to compute.
+LEAST_SLICE_ROWS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSizes:
+    """Rows of the three sets of a sample."""
+
+    train: int
+    heldout: int
+    database: int
+
+
+def plan_sample(config: Config, rows: int, k: int) -> SampleSizes:
+    """Return how many rows to draw of a source of ``rows`` rows.
+
+    Raises
+    ------
+    ConfigError
+        If the config asks for more rows than there are.
+    """
+    heldout = min(rows // 10, MOST_HELDOUT_ROWS)
+    if rows - heldout < LEAST_ROWS_PER_CODEWORD * k:
+        heldout = 0
+    if config.train.heldout_rows != "auto":
+        heldout = config.train.heldout_rows
+    train = min(rows - heldout, max(TRAIN_ROWS_PER_CODEWORD * k, LEAST_TRAIN_ROWS))
+    if config.train.rows != "auto":
+        train = config.train.rows
+    if heldout >= rows:
+        raise ConfigError(
+            f"train.heldout_rows: {heldout:,} rows are to be kept apart and the source has {rows:,}, so none would be "
+            "left to learn from; lower it or write auto"
+        )
+    if train + heldout > rows:
+        raise ConfigError(
+            f"train.rows + train.heldout_rows: {train:,} + {heldout:,} rows are wanted, each row once, and the "
+            f"source has {rows:,}; lower them or write auto"
+        )
+    return SampleSizes(train, heldout, min(rows, MOST_DATABASE_ROWS))
+
+
+def sample_settings(config: Config, source: VectorArray, rows: int, k: int) -> dict[str, Any]:
+    """Return what the sample depends on, for a source that had ``rows`` rows when it was drawn."""
+    sizes = plan_sample(config, rows, k)
+    return {
+        "uri": list(source.uri) if isinstance(source.uri, tuple) else source.uri,
+        "key": source.key,
+        "format": source.format,
+        "metric": config.source.metric,
+        "seed": config.seed,
+        "train rows": sizes.train,
+        "heldout rows": sizes.heldout,
+        "dim": source.dim,
+        "dtype": source.dtype,
+        "rows": rows,
+    }
+
+
+@dataclass
+class Run:
+    """Everything that the stages of one run share.
+
+    Attributes
+    ----------
+    config : Config
+    source : VectorArray
+    output : Folder
+    generation : Generation
+    spec : CodebookSpec
+        Of the codebook to learn, or of the one that is given.
+    given : Quantizer or None
+        The codebook that the config takes from elsewhere.
+    runner : Runner
+    progress : Progress
+    redo : frozenset of str
+        Stages that are taken as never done.
+    news : str
+        Why the generation is a new one; empty for one that was there.
+    warnings : list of str
+    seconds : dict of str to float
+        What each stage took, as far as this run has come.
+    """
+
+    config: Config
+    source: VectorArray
+    output: Folder
+    generation: Generation
+    spec: CodebookSpec
+    given: Quantizer | None
+    runner: Runner
+    progress: Progress
+    redo: frozenset[str] = frozenset()
+    news: str = ""
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def warn(self, message: str) -> None:
+        """Keep a warning for the summary and say it now."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self.progress.warn(message)
+
+    @property
+    def rows_at_begin(self) -> int:
+        """Rows of the source when the generation began: the sample is drawn from these."""
+        rows: int = self.generation.facts["source"]["rows"]
+        return rows
+
+    @cached_property
+    def sizes(self) -> SampleSizes:
+        """Rows of the sample's sets."""
+        return plan_sample(self.config, self.rows_at_begin, self.spec.k)
+
+    @property
+    def sample_fingerprint(self) -> str:
+        """Fingerprint of the sample stage."""
+        return str(self.generation.facts["fingerprints"]["sample"])
+
+    @property
+    def train_fingerprint(self) -> str:
+        """Fingerprint of the train stage."""
+        return str(self.generation.facts["fingerprints"]["train"])
+
+    @property
+    def sample_path(self) -> str:
+        """Path of the sample, which generations share."""
+        return (self.output / "samples").file(f"{self.sample_fingerprint[:12]}.zarr")
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the generation's codebook; None before it is there."""
+        return self.generation.stage("train").get("digest")
+
+    @property
+    def encode_fingerprint(self) -> str:
+        """Fingerprint of the encode stage."""
+        return fingerprint(self.generation.facts["settings"]["encode"], self.digest or "")
+
+    @property
+    def route(self) -> Route:
+        """Assignment route for training."""
+        return choose_route(self.spec, self.source.dim)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Rounds of training, for the planned sample."""
+        return self.schedule_for(self.sizes.train)
+
+    def schedule_for(self, train_rows: int) -> Schedule:
+        """Return the rounds of training for a sample of so many rows."""
+        train = self.config.train
+        return plan_schedule(
+            self.spec,
+            train_rows,
+            None if train.batch_rows == "auto" else train.batch_rows,
+            None if train.rounds == "auto" else train.rounds,
+        )
+
+    def slice_rows(self, rows: int) -> int:
+        """Return the rows of a slice when ``rows`` are cut into slices."""
+        # One less than may be: a batch that crosses the sample's end is cut there as well.
+        wanted = choose_slice_rows(rows, self.route.block_rows, MOST_SLICES - 1)
+        least = choose_slice_rows(LEAST_SLICE_ROWS, self.route.block_rows, 1)
+        return max(wanted, least)
+
+    def sample(self) -> Sample | None:
+        """Return the sample, if it is finished."""
+        return find_sample(self.sample_path)
+
+    def finished_sample(self) -> Sample:
+        """Return the sample.
+
+        Raises
+        ------
+        CodebookError
+            If it is not finished, or holds too few rows for the codebook.
+        """
+        sample = self.sample()
+        if sample is None:
+            raise CodebookError(
+                f"{self.sample_path}: the sample is not finished; run the sample stage"
+            )
+        if sample.rows["train"] < 1:
+            raise CodebookError(
+                f"source {self.source.uri}: all {sample.invalid_rows:,} rows that were drawn hold NaN or Inf, or are "
+                "zero under cosine, so there is nothing to learn from; mend the source"
+            )
+        return sample
+
+    def finished_digest(self) -> str:
+        """Return the digest of the generation's codebook.
+
+        Raises
+        ------
+        CodebookError
+            If there is none yet.
+        """
+        if self.digest is None:
+            raise CodebookError(
+                f"{self.generation.codebook_path}: there is no codebook; run the train stage"
+            )
+        return self.digest
+
+    def codes(self) -> CodeArray:
+        """Return the description of the generation's codes as they are to be."""
+        encode = self.config.encode
+        there = find_codes(self.generation.codes_path)
+        shard_rows = there.shard_rows if there else encode.shard_rows
+        if shard_rows == "auto":
+            shard_rows = choose_shard_rows(
+                self.source.rows,
+                self.source.unit_rows,
+                self.spec.row_code_bytes,
+                self.config.memory_per_worker,
+            )
+        masked = self.config.source.invalid_rows == "mask" or (there is not None and there.masked)
+        return CodeArray(
+            self.generation.codes_path,
+            self.source.rows,
+            self.spec.columns,
+            self.spec.code_dtype,
+            shard_rows,
+            masked,
+            encode.store_error,
+        )
+
+    def finished_codes(self) -> CodeArray:
+        """Return the description of the generation's codes as they are.
+
+        Raises
+        ------
+        CodebookError
+            If there are none.
+        """
+        codes = find_codes(self.generation.codes_path)
+        if codes is None:
+            raise CodebookError(
+                f"{self.generation.codes_path}: there are no codes; run the encode stage"
+            )
+        return codes

@@ -1,0 +1,45 @@
+"""A stage: whether it must run and why, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vqpipe.pipeline.run import Run
+
+State = Literal["done", "partial", "to do"]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Whether a stage must run.
+
+    Attributes
+    ----------
+    state : str
+        ``done``, ``partial`` (it goes on where it was) or ``to do``.
+    reason : str
+        Why, in words.
+    """
+
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of the route.
+
+    Attributes
+    ----------
+    name : str
+    need : callable
+        Looks, changes nothing.
+    execute : callable
+        Does the work and returns what was done, in words.
+    """
+
+    name: str
+    need: Callable[[Run], Need]
+    execute: Callable[[Run], str]
