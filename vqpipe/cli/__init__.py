@@ -1,0 +1,102 @@
+"""The ``vqpipe`` command. A command's module is loaded when it is called, so that help comes at once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from vqpipe.cli.status import exit_statuses
+
+app = typer.Typer(
+    name="vqpipe",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Compress millions to billions of vectors: learn a codebook, encode every shard, "
+    "know how good it is.",
+    epilog="Start with: `vqpipe init > config.yaml`, `vqpipe plan config.yaml`, "
+    "`vqpipe run config.yaml`.",
+)
+
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file; see `vqpipe init`.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Override a config value; can be given repeatedly."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+]
+STAGE_NAMES = "ingest, sample, train, encode, evaluate, export or report"
+
+
+def _call(module: str, **arguments: Any) -> None:
+    """Load a command's module and run it, errors turned into exit statuses."""
+    with exit_statuses():
+        import_module(f"vqpipe.cli.{module}").execute(**arguments)
+
+
+@app.command(epilog="Example: `vqpipe run configs/quickstart.yaml --set codebook=PQ10`")
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")
+    ] = None,
+    force: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Take this stage as never done.")
+    ] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the pipeline; what is done already is not done again."""
+    _call(
+        "run",
+        config=config,
+        overrides=overrides or [],
+        until=until,
+        force=force,
+        direct=direct,
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example: `vqpipe plan config.yaml --json`")
+def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run would do and why, and what it would take. Changes nothing."""
+    _call("plan", config=config, overrides=overrides or [], as_json=as_json)
+
+
+@app.command(epilog="Example: `vqpipe inspect runs/quickstart`")
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A source, codebook or output.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a source, a codebook, a code array or an output folder holds."""
+    _call("inspect", path=path, as_json=as_json)
+
+
+@app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")
+def schema() -> None:
+    """Print the JSON Schema of the config."""
+    _call("schema")
+
+
+@app.command(epilog="Example: `vqpipe init vectors.npy > config.yaml`")
+def init(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="A source to write the config for.")
+    ] = None,
+) -> None:
+    """Print a commented starter config."""
+    _call("init", source=source)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

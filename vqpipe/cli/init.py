@@ -1,0 +1,94 @@
+"""``vqpipe init``."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+import yaml
+
+from vqpipe.sources import open_source
+
+_STARTER = """\
+# A vqpipe config. Every key but source, output and codebook may be left out: what stands here is its default.
+# Values may use ${{ENVIRONMENT_VARIABLES}}; relative paths are taken from this file's folder.
+name: {name}
+seed: 0                       # the same config on the same source gives the same bytes
+source:
+  uri: {uri}
+  format: {format}                # zarr npy fvecs bvecs fbin u8bin i8bin; auto goes by the name
+  key: null                   # array inside a Zarr group
+  rows: null                  # only the first N rows
+  metric: l2                  # l2, or cosine: rows are divided by their norm
+  invalid_rows: error         # rows with NaN or Inf: error, or mask (marked, counted, left out of exports)
+output: {output}
+codebook: {codebook}               # {why}
+train:
+  rows: auto                  # drawn uniformly: min(rows - heldout, max(1000 k, 500,000))
+  heldout_rows: auto          # kept apart to measure on: min(rows // 10, 10,000)
+  rounds: auto
+  batch_rows: auto
+  init: null                  # a codebook to start from
+  stop: 0.001                 # stop when held-out distortion no longer falls by this fraction per pass
+encode:
+  shard_rows: auto            # whole source chunks, about 2^20 rows
+  store_error: false          # keep each row's squared error beside its codes
+evaluate:
+  queries: 1000               # held-out rows as queries, or a file: {{uri: ..., format: auto}}
+  truth: null                 # with a file of queries: their nearest rows, {{uri: ...}}; all rows are searched
+  rows: auto                  # rows that are searched: min(rows, 1,000,000), drawn uniformly
+  recall_at: [1, 10, 100]
+export: [faiss]               # faiss, npy
+memory_per_worker: 2GiB       # the run refuses what cannot fit
+cluster:                      # or the word serial
+  class: distributed.LocalCluster
+  options: {{}}
+  scale: null                 # workers, or {{minimum: 2, maximum: 64}}
+  address: null               # connect to a running scheduler instead
+"""
+
+
+def execute(source: str | None) -> None:
+    """Print a starter config, for a source if one is named."""
+    if source is None:
+        facts = {
+            "name": "vectors",
+            "output": "runs/vectors",
+            "uri": "vectors.npy",
+            "format": "auto",
+            "codebook": "PQ16",
+            "why": "m must divide the dim: PQ16 makes 16 bytes of a vector; KM1024 gives cluster labels",
+        }
+    else:
+        found = open_source(source)
+        m = suggest_m(found.dim)
+        ratio = found.row_bytes / m
+        name = os.path.basename(source.rstrip("/")).split(".")[0]
+        facts = {
+            "name": _plain(name),
+            "output": _plain(f"runs/{name}"),
+            "uri": _plain(os.path.abspath(source)),
+            "format": found.format,
+            "codebook": f"PQ{m}",
+            "why": f"{found.rows:,} {found.dtype} rows of dim {found.dim}: {m} bytes a row, {ratio:.0f} to 1; "
+            "KM1024 gives cluster labels",
+        }
+    typer.echo(_STARTER.format(**facts), nl=False)
+
+
+def suggest_m(dim: int) -> int:
+    """Return how many sub-vectors to cut a vector into: about 8 dims each, and a divisor of the dim.
+
+    Examples
+    --------
+    >>> suggest_m(128), suggest_m(100), suggest_m(13)
+    (16, 10, 1)
+    """
+    divisors = [m for m in range(1, dim + 1) if dim % m == 0]
+    wanted = dim / 8
+    return min(divisors, key=lambda m: (abs(m - wanted), m))
+
+
+def _plain(text: str) -> str:
+    """Return a text as YAML writes it on one line, quoted where it must be."""
+    return yaml.safe_dump(text, width=2**31, allow_unicode=True).removesuffix("...\n").strip()

@@ -1,0 +1,80 @@
+"""``vqpipe run``."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from vqpipe.cli.display import Display
+from vqpipe.config import STAGES
+from vqpipe.config_file import load_config, parse_overrides
+from vqpipe.engines.choose import make_runner
+from vqpipe.errors import ConfigError
+from vqpipe.pipeline.pipeline import run_pipeline
+
+
+def execute(
+    config: str,
+    overrides: list[str],
+    until: str | None,
+    force: str | None,
+    *,
+    direct: bool,
+    as_json: bool,
+) -> None:
+    """Run the pipeline and print its summary."""
+    _check_stage("--until", until)
+    _check_stage("--force", force)
+    changes = parse_overrides(overrides)
+    loaded = load_config(config, changes)
+    with Display() as display:
+        if direct:
+            with make_runner(loaded) as runner:
+                found = run_pipeline(loaded, runner, display, until=until, force=force)
+        else:
+            display.say(
+                "prefect   starting; without a server of yours a temporary one takes about 20 s"
+            )
+            # Stages and errors are shown here: Prefect need not say them on the terminal again.
+            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+            # Prefect takes a second to import: a direct run does without it.
+            flow = import_module("flows.run")
+            found = flow.run_flow(config, changes, until, force, display)
+    if as_json:
+        typer.echo(json.dumps(found, allow_nan=False))
+    else:
+        typer.echo(_in_words(found))
+
+
+def _check_stage(option: str, name: str | None) -> None:
+    if name is not None and name not in STAGES:
+        raise ConfigError(
+            f"{option} {name!r}: there is no such stage; take one of {', '.join(STAGES)}"
+        )
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    lines = [f"{found['output']} ({found['generation']}): {found['rows']:,} rows"]
+    if found["masked_rows"]:
+        lines[0] += f", {found['masked_rows']:,} masked"
+    if found["bytes_codes"]:
+        ratio = found["bytes_in"] / found["bytes_codes"]
+        lines.append(
+            f"  size        {found['bytes_in']:,} bytes -> {found['bytes_codes']:,} ({ratio:.1f} to 1)"
+        )
+    if found["distortion"] is not None:
+        share = found["relative_distortion"]
+        of_variance = "" if share is None else f" ({share:.2%} of the variance)"
+        lines.append(f"  distortion  {found['distortion']:.6g}{of_variance}")
+    if found["perplexity"]:
+        mean = sum(found["perplexity"]) / len(found["perplexity"])
+        lines.append(f"  perplexity  {mean:,.1f} codewords in use per column, in effect")
+    if found["recall"]:
+        shares = ", ".join(f"@{k} {share:.3f}" for k, share in found["recall"].items())
+        lines.append(f"  recall      {shares}")
+    lines += [f"  warning     {message}" for message in found["warnings"]]
+    return "\n".join(lines)
