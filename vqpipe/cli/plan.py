@@ -26,7 +26,11 @@ def execute(config: str, overrides: list[str], *, as_json: bool) -> None:
         typer.echo(json.dumps(plan, allow_nan=False))
         return
     typer.echo(f"{plan['output']} ({plan['generation']}): {plan['rows']:,} rows")
-    Console().print(_table(plan["stages"]))
+    for stage in plan["stages"]:
+        typer.echo(f"{stage['name']:<9} {stage['state']}: {stage['reason']}")
+    ahead = [stage for stage in plan["stages"] if stage["state"] != "done"]
+    if ahead:
+        Console().print(_table(ahead))
     most = max((stage["worker_bytes"] for stage in plan["stages"]), default=0)
     if most:
         allowed = format_bytes(plan["memory_per_worker"])
@@ -37,25 +41,21 @@ def _table(stages: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading, justify in (
         ("stage", "left"),
-        ("state", "left"),
         ("rows", "right"),
         ("tasks", "right"),
         ("read", "right"),
         ("write up to", "right"),
         ("one core", "right"),
-        ("why", "left"),
     ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for stage in stages:
         table.add_row(
             stage["name"],
-            stage["state"],
             _number(stage["rows"]),
             _number(stage["tasks"]),
             format_bytes(stage["bytes_read"]) if stage["bytes_read"] else "",
             format_bytes(stage["bytes_written"]) if stage["bytes_written"] else "",
             "" if stage["seconds"] is None else format_seconds(stage["seconds"]),
-            stage["reason"],
         )
     return table
 

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that compare vqpipe with its peers on given data."""
