@@ -14,7 +14,8 @@ from flows.server import start_server
 from vqpipe.config_file import load_config
 from vqpipe.engines.choose import make_runner
 from vqpipe.errors import VqpipeError
-from vqpipe.pipeline.pipeline import StageReport, run_pipeline, run_stage
+from vqpipe.pipeline.pipeline import run_pipeline, run_stage
+from vqpipe.pipeline.record import StageReport
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
 from vqpipe.progress import Progress, Silent

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.quality import AT, faiss_figures, vqpipe_figures
-
 from runs import DATA, WORDS
+
 from vqpipe.config import CodebookConfig, parse_codebook
 from vqpipe.sources import open_source, open_table
 

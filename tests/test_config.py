@@ -61,8 +61,8 @@ def test_relative_paths_are_taken_from_the_folder_of_the_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").mkdir()
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     text = """\
 source: {uri: [../data/a-*.npy, b.npy]}
 output: ../runs/a
@@ -84,12 +84,12 @@ def test_paths_of_overrides_are_taken_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").mkdir()
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     path = write(tmp_path / "configs", TEXT)
     config = load_config(path, {"source.uri": "b.npy", "codebook": {"from": "c.zarr"}})
-    assert config.source.uri == f"{tmp_path}/work/b.npy"
-    assert config.codebook.source == f"{tmp_path}/work/c.zarr"
+    assert config.source.uri == f"{tmp_path}/elsewhere/b.npy"
+    assert config.codebook.source == f"{tmp_path}/elsewhere/c.zarr"
     assert config.output == f"{tmp_path}/configs/out"
     # A relative path to the config itself changes nothing.
     assert load_config("../configs/config.yaml").output == f"{tmp_path}/configs/out"

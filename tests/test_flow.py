@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_pipeline import lasting_files
-
 from runs import WORDS, config_of, run_here
+from test_pipeline import lasting_files
 
 pytestmark = pytest.mark.prefect
 

@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-
-import vqpipe
-import vqpipe.errors as vqpipe_errors
 from runs import (
     WORDS,
     config_of,
@@ -25,6 +22,9 @@ from runs import (
     run_here,
     statuses,
 )
+
+import vqpipe
+import vqpipe.errors as vqpipe_errors
 from vqpipe.kmeans.state import TrainState
 from vqpipe.pipeline import encode as encode_stage
 from vqpipe.pipeline.train import CHECKPOINT_FILE
@@ -498,3 +498,22 @@ def test_constant_columns_are_ordinary_in_pq(tmp_path: Path) -> None:
     distances, ids = index.search(vectors[:5], 3)
     assert np.isfinite(distances).all()
     assert (ids >= 0).all()
+
+
+def test_a_failed_run_tells_with_json_which_stage_failed_and_what_was_done(tmp_path: Path) -> None:
+    vectors = np.load(WORDS)[:3000].astype(np.float32)
+    vectors[1234, 5] = np.nan
+    np.save(tmp_path / "hole.npy", vectors)
+    (tmp_path / "config.yaml").write_text(
+        "source: {uri: hole.npy}\noutput: out\ncodebook: KM16\ncluster: serial\n"
+    )
+    process = run_command("run", str(tmp_path / "config.yaml"), "--direct", "--json")
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "row 1234" in error
+    summary = json.loads(out)
+    assert statuses(summary) == {
+        "ingest": "skipped", "sample": "done", "train": "done", "encode": "failed"
+    }  # fmt: skip
+    assert "row 1234" in summary["stages"][-1]["reason"]
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "failed"

@@ -15,11 +15,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class VqpipeError(Exception):
-    """The root of every error that vqpipe raises on purpose."""
+    """The root of every error that vqpipe raises on purpose.
+
+    Attributes
+    ----------
+    exit_status : int
+    summary : dict or None
+        What the run had come to, if it had begun: what ``--json`` prints.
+    """
 
     exit_status = 1
+    summary: dict[str, Any] | None = None
 
 
 class InputError(VqpipeError):

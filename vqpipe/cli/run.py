@@ -10,10 +10,10 @@ from typing import Any
 import typer
 
 from vqpipe.cli.display import Display
-from vqpipe.config import STAGES
+from vqpipe.config import STAGES, Config
 from vqpipe.config_file import load_config, parse_overrides
 from vqpipe.engines.choose import make_runner
-from vqpipe.errors import ConfigError
+from vqpipe.errors import ConfigError, VqpipeError
 from vqpipe.pipeline.pipeline import run_pipeline
 
 
@@ -31,23 +31,41 @@ def execute(
     _check_stage("--force", force)
     changes = parse_overrides(overrides)
     loaded = load_config(config, changes)
-    with Display() as display:
-        if direct:
-            with make_runner(loaded) as runner:
-                found = run_pipeline(loaded, runner, display, until=until, force=force)
-        else:
-            display.say(
-                "prefect   starting; without a server of yours a temporary one takes about 20 s"
-            )
-            # Stages and errors are shown here: Prefect need not say them on the terminal again.
-            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-            # Prefect takes a second to import: a direct run does without it.
-            flow = import_module("flows.run")
-            found = flow.run_flow(config, changes, until, force, display)
+    try:
+        found = _run(config, loaded, changes, until, force, direct=direct)
+    except VqpipeError as error:
+        if as_json and error.summary is not None:
+            typer.echo(json.dumps(error.summary, allow_nan=False))
+        raise
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
     else:
         typer.echo(_in_words(found))
+
+
+def _run(
+    config: str,
+    loaded: Config,
+    changes: dict[str, Any],
+    until: str | None,
+    force: str | None,
+    *,
+    direct: bool,
+) -> dict[str, Any]:
+    with Display() as display:
+        if direct:
+            with make_runner(loaded) as runner:
+                return run_pipeline(loaded, runner, display, until=until, force=force)
+        display.say(
+            "prefect   starting; without a server of yours a temporary one takes about 20 s"
+        )
+        # Stages and errors are shown here: Prefect need not say them on the terminal again.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        # Prefect takes a second to import: a direct run does without it.
+        found: dict[str, Any] = import_module("flows.run").run_flow(
+            config, changes, until, force, display
+        )
+        return found
 
 
 def _check_stage(option: str, name: str | None) -> None:

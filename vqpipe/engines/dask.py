@@ -10,7 +10,6 @@ from itertools import islice
 from operator import add
 from typing import Any, Generic, Self
 
-import dask
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.deploy.cluster import Cluster
 
@@ -229,9 +228,9 @@ def _start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         workers = config.scale if isinstance(config.scale, int) else cores
         # One thread a worker: FAISS and BLAS release the lock, but NumPy's own loops do not.
         local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
-        options = {**local, "memory_limit": memory_bytes, **options}
-    # Workers come and go quietly; what matters is reported by the stage that they work for.
-    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})
+        # What a worker fails of is told by its stage; its tracebacks on the way out help nobody.
+        quiet = {"silence_logs": logging.CRITICAL}
+        options = {**local, **quiet, "memory_limit": memory_bytes, **options}
     try:
         cluster = kind(**options)
     except TypeError as error:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from vqpipe.errors import SourceError
-from vqpipe.pipeline.generation import CURRENT_FILE, current_name, list_generations
-from vqpipe.pipeline.pipeline import RUN_FILE
+from vqpipe.kmeans.state import TrainState
+from vqpipe.pipeline.generation import CURRENT_FILE, Generation, current_name, list_generations
+from vqpipe.pipeline.record import RUN_FILE
+from vqpipe.pipeline.train import CHECKPOINT_FILE
 from vqpipe.sources import open_source
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray, find_codes
@@ -62,6 +64,7 @@ def _output(folder: Folder) -> dict[str, Any]:
                 "name": generation.name,
                 "codebook": generation.facts["settings"]["train"]["codebook"],
                 "stages": stages,
+                **_training(generation),
                 **({} if codes is None else _codes(codes)),
             }
         )
@@ -74,6 +77,19 @@ def _output(folder: Folder) -> dict[str, Any]:
         },
         "generations": generations,
     }
+
+
+def _training(generation: Generation) -> dict[str, Any]:
+    """Return how far an unfinished training was at its last checkpoint."""
+    if not generation.folder.has(CHECKPOINT_FILE):
+        return {}
+    try:
+        state = TrainState.from_bytes(generation.folder.read_bytes(CHECKPOINT_FILE))
+    except (OSError, ValueError):
+        return {"training": "its checkpoint cannot be read"}
+    heldout = [record.heldout for record in state.history if record.heldout is not None]
+    found = {"phase": state.phase, "round": state.round}
+    return {"training": {**found, "heldout_distortion": heldout[-1] if heldout else None}}
 
 
 def _codebook(path: str) -> dict[str, Any]:

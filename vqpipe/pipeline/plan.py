@@ -10,7 +10,8 @@ import numpy as np
 from vqpipe.codebook import Codebook
 from vqpipe.pipeline.encode import pending_shards
 from vqpipe.pipeline.limits import plan_disk, plan_memory
-from vqpipe.pipeline.pipeline import ROUTE, RUN_FILE
+from vqpipe.pipeline.pipeline import ROUTE
+from vqpipe.pipeline.record import RUN_FILE
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import plan_draws, scatter_shards
 from vqpipe.pipeline.stage import Need

@@ -110,6 +110,8 @@ class Run:
     warnings : list of str
     seconds : dict of str to float
         What each stage took, as far as this run has come.
+    rows_done : dict of str to int
+        Rows that a stage went through, for the next plan's rates.
     """
 
     config: Config
@@ -124,6 +126,7 @@ class Run:
     news: str = ""
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    rows_done: dict[str, int] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
         """Keep a warning for the summary and say it now."""

@@ -79,6 +79,7 @@ def execute(run: Run) -> str:
     finish_sample(path, rows, invalid_rows, mean)
     output.remove(os.path.basename(scratch.path))
     left_out = f", {invalid_rows:,} invalid ones left out" if invalid_rows else ""
+    run.rows_done["sample"] = run.rows_at_begin
     run.generation.mark_done(
         "sample", run.sample_fingerprint, path=f"samples/{os.path.basename(path)}"
     )

@@ -1,0 +1,115 @@
+"""``run.json`` and the summary: what a run is, and what came of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from vqpipe.errors import VqpipeError
+from vqpipe.pipeline.evaluate import EVALUATION_FILE, evaluate_fingerprint
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.versions import versions
+from vqpipe.storage.codes import find_codes
+
+RUN_FILE = "run.json"
+
+Status = Literal["running", "done", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What became of one stage."""
+
+    name: str
+    status: Literal["done", "skipped", "failed"]
+    reason: str
+    seconds: float
+
+
+def begin_record(run: Run) -> None:
+    """Write ``run.json`` before the first stage."""
+    earlier = _earlier(run)
+    began: dict[str, Any] = {
+        "began": _now(),
+        "ended": None,
+        "error": None,
+        "stages": [],
+        "summary": None,
+    }
+    rates = earlier.get("rows_per_second", {})
+    run.output.write_json(RUN_FILE, {**_facts(run, "running"), **began, "rows_per_second": rates})
+
+
+def end_record(
+    run: Run, status: Status, reports: list[StageReport], error: VqpipeError | None = None
+) -> dict[str, Any]:
+    """Write ``run.json`` after the last stage and return the summary.
+
+    A disk that refuses the record must not hide what the run itself failed of.
+    """
+    earlier = _earlier(run)
+    found = summary(run, reports)
+    rates = dict(earlier.get("rows_per_second", {}))
+    for name, rows in run.rows_done.items():
+        if run.seconds.get(name) and rows:
+            rates[name] = rows / run.seconds[name]
+    ended = {
+        "began": earlier.get("began"),
+        "ended": _now(),
+        "error": None if error is None else str(error),
+        "stages": found["stages"],
+        "summary": found,
+        "rows_per_second": rates,
+    }
+    try:
+        run.output.write_json(RUN_FILE, {**_facts(run, status), **ended})
+    except OSError as refused:
+        run.warn(f"{RUN_FILE} cannot be written: {refused}")
+    return found
+
+
+def _facts(run: Run, status: Status) -> dict[str, Any]:
+    return {
+        "name": run.config.name,
+        "status": status,
+        "generation": run.generation.name,
+        "process": os.getpid(),
+        "config": run.config.plain(),
+        "source": {**run.generation.facts["source"], "rows_now": run.source.rows},
+        "versions": versions(),
+    }
+
+
+def _earlier(run: Run) -> dict[str, Any]:
+    return run.output.read_json(RUN_FILE) if run.output.has(RUN_FILE) else {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def summary(run: Run, reports: list[StageReport]) -> dict[str, Any]:
+    """Return what ``--json`` prints. Figures are of the codes as they are, or left out."""
+    figures: dict[str, Any] = {}
+    stored = 0
+    codes = find_codes(run.generation.codes_path)
+    if codes is not None:
+        stored = int(codes.records().stored_bytes.sum())
+        if run.generation.is_done("evaluate", evaluate_fingerprint(run, codes)):
+            figures = run.generation.folder.read_json(EVALUATION_FILE)
+    return {
+        "output": run.output.path,
+        "generation": run.generation.name,
+        "stages": [asdict(report) for report in reports],
+        "rows": run.source.rows,
+        "masked_rows": figures.get("masked_rows", 0),
+        "bytes_in": run.source.rows * run.source.row_bytes,
+        "bytes_codes": stored,
+        **{
+            name: figures.get(name)
+            for name in ("distortion", "relative_distortion", "perplexity", "recall")
+        },
+        "warnings": list(run.warnings),
+    }
