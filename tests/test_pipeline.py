@@ -517,3 +517,49 @@ def test_a_failed_run_tells_with_json_which_stage_failed_and_what_was_done(tmp_p
     }  # fmt: skip
     assert "row 1234" in summary["stages"][-1]["reason"]
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize("stage", ["ingest", "sample", "train", "encode"])
+def test_a_forced_run_with_a_given_codebook_still_learns_nothing(
+    tmp_path: Path, stage: str
+) -> None:
+    run_here(config_of(tmp_path / "learn", WORDS, "KM8", train__rounds=2))
+    given = {"from": str(tmp_path / "learn/out/v1/codebook.zarr")}
+    run_here(config_of(tmp_path / "use", WORDS, given))
+    summary = run_here(config_of(tmp_path / "use", WORDS, given), force=stage)
+    assert summary["generation"] == "v2"
+    assert statuses(summary)["sample"] == "skipped"
+    assert statuses(summary)["encode"] == "done"
+    assert not (tmp_path / "use/out/samples").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "done"),
+    [
+        ("evaluate", {"evaluate", "export", "report"}),
+        ("export", {"export", "report"}),
+        ("report", {"report"}),
+    ],
+)
+def test_a_later_stage_that_is_forced_is_redone_in_place_with_what_follows(
+    tmp_path: Path, stage: str, done: set[str]
+) -> None:
+    config = config_of(tmp_path, WORDS, "KM8", train__rounds=2)
+    run_here(config)
+    before = files_of(tmp_path / "out/v1/codes.zarr/codes")
+    summary = run_here(config, force=stage)
+    assert summary["generation"] == "v1"
+    assert {name for name, status in statuses(summary).items() if status == "done"} == done
+    assert files_of(tmp_path / "out/v1/codes.zarr/codes") == before
+
+
+def test_more_training_rows_than_the_source_had_at_first_start_the_next_generation(
+    tmp_path: Path,
+) -> None:
+    vectors = np.load(WORDS)
+    np.save(tmp_path / "source.npy", vectors[:2000])
+    run_here(config_of(tmp_path, tmp_path / "source.npy", "KM8", train__rounds=2))
+    np.save(tmp_path / "source.npy", vectors[:8000])
+    more = {"train__rounds": 2, "train__rows": 5000}
+    summary = run_here(config_of(tmp_path, tmp_path / "source.npy", "KM8", **more))
+    assert summary["generation"] == "v2"

@@ -10,11 +10,11 @@ from typing import Any
 import typer
 
 from vqpipe.cli.display import Display
-from vqpipe.config import STAGES, Config
+from vqpipe.config import Config
 from vqpipe.config_file import load_config, parse_overrides
 from vqpipe.engines.choose import make_runner
-from vqpipe.errors import ConfigError, VqpipeError
-from vqpipe.pipeline.pipeline import run_pipeline
+from vqpipe.errors import VqpipeError
+from vqpipe.pipeline.pipeline import check_stage_names, run_pipeline
 
 
 def execute(
@@ -27,8 +27,7 @@ def execute(
     as_json: bool,
 ) -> None:
     """Run the pipeline and print its summary."""
-    _check_stage("--until", until)
-    _check_stage("--force", force)
+    check_stage_names(until, force)
     changes = parse_overrides(overrides)
     loaded = load_config(config, changes)
     try:
@@ -66,13 +65,6 @@ def _run(
             config, changes, until, force, display
         )
         return found
-
-
-def _check_stage(option: str, name: str | None) -> None:
-    if name is not None and name not in STAGES:
-        raise ConfigError(
-            f"{option} {name!r}: there is no such stage; take one of {', '.join(STAGES)}"
-        )
 
 
 def _in_words(found: dict[str, Any]) -> str:

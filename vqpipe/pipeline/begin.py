@@ -10,7 +10,7 @@ from typing import Any
 
 from vqpipe.codebook import CodebookSpec
 from vqpipe.config import STAGES, Config
-from vqpipe.errors import CodebookError, OutputError
+from vqpipe.errors import CodebookError, ConfigError, OutputError
 from vqpipe.pipeline.evaluate import check_files
 from vqpipe.pipeline.generation import (
     Generation,
@@ -200,7 +200,12 @@ def _choose(
     if force not in GENERATION_STAGES:
         for generation in generations:
             rows = min(generation.facts["source"]["rows"], source.rows)
-            settings = _settings(config, source, rows, spec, given)
+            try:
+                settings = _settings(config, source, rows, spec, given)
+            except ConfigError:
+                # More rows are asked for than there were then: it cannot be of these settings.
+                news = news or "the sample's size changed"
+                continue
             if generation.facts["settings"] == settings:
                 return generation, ""
             news = news or _what_changed(generation.facts["settings"], settings)

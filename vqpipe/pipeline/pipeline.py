@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vqpipe.config import Config
-from vqpipe.errors import OutputError, StageError, VqpipeError
+from vqpipe.config import STAGES, Config
+from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError
 from vqpipe.pipeline import encode, evaluate, export, ingest, report, sample, train
 from vqpipe.pipeline.begin import begin_run, establish
 from vqpipe.pipeline.generation import current_name, set_current
@@ -29,6 +29,20 @@ ROUTE: tuple[Stage, ...] = (
 )
 
 _log = logging.getLogger(__name__)
+
+
+def check_stage_names(until: str | None, force: str | None) -> None:
+    """Refuse names that no stage has.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for option, name in (("--until", until), ("--force", force)):
+        if name is not None and name not in STAGES:
+            raise ConfigError(
+                f"{option} {name!r}: there is no such stage; take one of {', '.join(STAGES)}"
+            )
 
 
 def stages_until(until: str | None) -> tuple[Stage, ...]:
@@ -67,6 +81,7 @@ def run_pipeline(
     StageError
         If a stage fails; the output is a valid resume point.
     """
+    check_stage_names(until, force)
     run = begin_run(config, runner, progress, force)
     reports: list[StageReport] = []
     try:
@@ -106,7 +121,7 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     began = time.perf_counter()
     try:
         need = stage.need(run)
-        if need.state == "done" and not (stage.name in run.redo and stage.name != "ingest"):
+        if need.state == "done":
             report = StageReport(stage.name, "skipped", need.reason, 0.0)
         else:
             _log.info("%s: %s", stage.name, need.reason)
