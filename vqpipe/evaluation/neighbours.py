@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vqpipe.dtypes import Float32, Float64, Int64
+from vqpipe.dtypes import Float32, Float64, Int64, Labels
 from vqpipe.memory import SEARCH_BLOCK_ROWS
 
 # A float32 product ranks the nearest row among its first few; float64 says which of them it is.
@@ -44,52 +44,99 @@ class Neighbours:
         )
 
 
-def search_rows(queries: Float32, rows: Float32, numbers: Int64, places: int) -> Neighbours:
-    """Return the nearest of some rows, by float32 distances.
+class Search:
+    """A search of queries among rows that come piece by piece, by float32 distances.
 
     Parameters
     ----------
     queries : float32 array of shape (queries, dim)
-    rows : float32 array of shape (rows, dim)
-        Moved by the same offset as the queries.
-    numbers : int64 array of shape (rows,)
-        Row numbers in the source, ascending.
     places : int
-        How many to return per query.
+        How many rows to find per query.
     """
-    nearest = Neighbours.none(len(queries), places)
-    dim = rows.shape[1]
-    squares = np.einsum("ij,ij->i", queries, queries)[:, None]
-    # Blocks have one size, the last padded, so that equal codes get equal distances wherever they are.
-    for start in range(0, len(rows), SEARCH_BLOCK_ROWS):
-        block = rows[start : start + SEARCH_BLOCK_ROWS]
-        found = len(block)
-        if found < SEARCH_BLOCK_ROWS:
-            block = np.concatenate([block, np.zeros((SEARCH_BLOCK_ROWS - found, dim), np.float32)])
-        distances = queries @ block.T
-        distances *= -2
-        distances += np.einsum("ij,ij->i", block, block)
-        distances += squares
-        distances[:, found:] = np.inf
-        nearest = _merge(nearest, distances, numbers[start : start + found])
-    return nearest
+
+    def __init__(self, queries: Float32, places: int) -> None:
+        count, dim = queries.shape
+        # One product gives |x|^2 - 2 q.x; |q|^2 is the same for all rows and is added at the end.
+        self._asked = np.concatenate([-2 * queries, np.ones((count, 1), np.float32)], axis=1)
+        self._squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
+        self._block = np.empty((SEARCH_BLOCK_ROWS, dim + 1), dtype=np.float32)
+        self._distances = np.empty((count, SEARCH_BLOCK_ROWS), dtype=np.float32)
+        self._nearest = Neighbours.none(count, places)
+        self._waiting: list[tuple[Labels, Float64, Int64]] = []
+
+    def add(self, rows: Float32, numbers: Int64) -> None:
+        """Search more rows.
+
+        Parameters
+        ----------
+        rows : float32 array of shape (rows, dim)
+            Moved by the same offset as the queries.
+        numbers : int64 array of shape (rows,)
+            Row numbers in the source.
+        """
+        # Blocks have one size, the last padded: equal codes get equal distances wherever they are.
+        for start in range(0, len(rows), SEARCH_BLOCK_ROWS):
+            stop = min(start + SEARCH_BLOCK_ROWS, len(rows))
+            self._add_block(rows[start:stop], numbers[start:stop])
+
+    def result(self) -> Neighbours:
+        """Return the nearest of the rows so far."""
+        self._merge_waiting()
+        distances = self._nearest.distances + self._squares[:, None]
+        return Neighbours(distances, self._nearest.rows)
+
+    def _add_block(self, rows: Float32, numbers: Int64) -> None:
+        block, distances, found = self._block, self._distances, len(rows)
+        block[:found, :-1] = rows
+        block[:found, -1] = np.einsum("ij,ij->i", rows, rows)
+        block[found:, :-1], block[found:, -1] = 0, np.inf
+        np.matmul(self._asked, block.T, out=distances)
+        bound = _bound(self._nearest, distances)
+        # Flat, since NumPy finds few hits in a long array several times faster than in a table.
+        query, column = np.divmod(np.flatnonzero(distances <= bound[:, None]), SEARCH_BLOCK_ROWS)
+        if np.isinf(bound).any():
+            kept = np.isfinite(distances[query, column])
+            query, column = query[kept], column[kept]
+        near = distances[query, column].astype(np.float64)
+        self._waiting.append((query, near, numbers[column]))
+        # Lists are merged when as much waits as they hold; until then bounds are only looser.
+        waiting = sum(len(part[0]) for part in self._waiting)
+        if np.isinf(bound).any() or waiting > self._nearest.rows.size:
+            self._merge_waiting()
+
+    def _merge_waiting(self) -> None:
+        self._nearest, self._waiting = _merge(self._nearest, self._waiting), []
 
 
-def _merge(nearest: Neighbours, distances: Float32, numbers: Int64) -> Neighbours:
-    """Merge a block of distances into the lists: only what can still enter them is sorted."""
-    places = nearest.rows.shape[1]
+def search_rows(queries: Float32, rows: Float32, numbers: Int64, places: int) -> Neighbours:
+    """Return the nearest of some rows: a `Search` of one piece."""
+    search = Search(queries, places)
+    search.add(rows, numbers)
+    return search.result()
+
+
+def _bound(nearest: Neighbours, distances: Float32) -> Float64:
+    """Return, per query, the distance beyond which no row of a block can enter its list."""
     bound = nearest.distances[:, -1]
+    places = nearest.rows.shape[1]
     if np.isinf(bound).any() and distances.shape[1] > places:
-        bound = np.minimum(bound, np.partition(distances, places - 1, axis=1)[:, places - 1])
-    query, column = np.nonzero((distances <= bound[:, None]) & np.isfinite(distances))
-    if not len(query):
+        return np.minimum(bound, np.partition(distances, places - 1, axis=1)[:, places - 1])
+    return bound
+
+
+def _merge(nearest: Neighbours, waiting: list[tuple[Labels, Float64, Int64]]) -> Neighbours:
+    """Merge candidates (query, distance, row) into the lists."""
+    if not any(len(part[0]) for part in waiting):
         return nearest
+    query, distance, row = (np.concatenate(part) for part in zip(*waiting, strict=True))
+    order = np.argsort(query, kind="stable")
+    query = query[order]
     # Candidates of each query side by side, padded to the longest list of them.
-    counts = np.bincount(query, minlength=len(bound))
+    counts = np.bincount(query, minlength=len(nearest.rows))
     slot = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    candidates = Neighbours.none(len(bound), int(counts.max()))
-    candidates.distances[query, slot] = distances[query, column]
-    candidates.rows[query, slot] = numbers[column]
+    candidates = Neighbours.none(len(counts), int(counts.max()))
+    candidates.distances[query, slot] = distance[order]
+    candidates.rows[query, slot] = row[order]
     return nearest + candidates
 
 

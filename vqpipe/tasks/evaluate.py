@@ -9,7 +9,7 @@ import numpy as np
 from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Float32, Int64
 from vqpipe.evaluation.measures import CodeUse, Spread, count_codes
-from vqpipe.evaluation.neighbours import SHORTLIST, Neighbours, rerank, search_rows
+from vqpipe.evaluation.neighbours import SHORTLIST, Neighbours, Search, rerank, search_rows
 from vqpipe.memory import DECODED_ROWS
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import Shard
@@ -149,27 +149,23 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
     """
     quantizer = cached_quantizer(job.codebook, job.digest)
     codebook = quantizer.codebook
-    queries = job.queries.read(codebook)
-    found = CodeSearch(
-        CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64)),
-        Neighbours.none(len(queries), job.places),
-        0,
-    )
-    searched = job.numbers() if job.places else None
+    search = Search(job.queries.read(codebook), job.places) if job.places else None
+    searched = job.numbers() if search else None
     if searched is not None:
         searched.sort()
+    use = CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64))
+    valid_rows = 0
     for start in range(stretch.start, stretch.stop, job.codes.shard_rows):
         shard = Shard(0, start, min(start + job.codes.shard_rows, stretch.stop))
         codes, valid = job.codes.read(shard)
-        use = count_codes(codes, valid, codebook.k)
-        nearest = Neighbours.none(len(queries), job.places)
-        if job.places:
+        use += count_codes(codes, valid, codebook.k)
+        valid_rows += int(valid.sum())
+        if search is not None:
             numbers = shard.start + np.flatnonzero(valid)
             if searched is not None:
                 numbers = np.intersect1d(numbers, searched, assume_unique=True)
             for first in range(0, len(numbers), DECODED_ROWS):
                 some = numbers[first : first + DECODED_ROWS]
-                decoded = quantizer.decode(codes[some - shard.start]) - codebook.offset
-                nearest += search_rows(queries, decoded, some, job.places)
-        found += CodeSearch(use, nearest, int(valid.sum()))
-    return found
+                search.add(quantizer.decode(codes[some - shard.start]) - codebook.offset, some)
+    nearest = Neighbours.none(0, 0) if search is None else search.result()
+    return CodeSearch(use, nearest, valid_rows)
