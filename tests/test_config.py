@@ -20,9 +20,7 @@ from typer.testing import CliRunner
 from vqpipe.cli import app
 from vqpipe.codebook import CodebookSpec
 from vqpipe.config import (
-    FORMATS,
     STAGES,
-    TRUTH_FORMATS,
     ClusterConfig,
     Config,
     FileConfig,
@@ -30,6 +28,9 @@ from vqpipe.config import (
 )
 from vqpipe.config_file import load_config, make_config, parse_overrides
 from vqpipe.errors import ConfigError
+
+FORMATS = ("zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin")
+TRUTH_FORMATS = ("npy", "ivecs", "zarr")
 
 PLAIN: dict[str, Any] = {"source": {"uri": "a.npy"}, "output": "out", "codebook": "PQ16"}
 

@@ -22,12 +22,7 @@ from vqpipe.codebook import CodebookSpec, Metric
 MAX_CODEWORDS = 1 << 24
 MAX_PQ_BITS = 12
 
-FORMATS = ("zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin")
-# Truths are row numbers: the integer files of the benchmarks are read for them alone.
-TRUTH_FORMATS = ("npy", "ivecs", "zarr")
-
 STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
-StageName = Literal["ingest", "sample", "train", "encode", "evaluate", "export", "report"]
 
 _CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
 

@@ -63,11 +63,6 @@ class Schedule:
         """Rounds between two looks at the held-out rows."""
         return max(1, ceil_div(self.rows, self.batch_rows) // CHECKS_PER_PASS)
 
-    @property
-    def passes_per_round(self) -> float:
-        """Share of the sample that one round looks at."""
-        return self.batch_rows / self.rows
-
 
 def plan_schedule(
     spec: CodebookSpec, rows: int, batch_rows: int | None = None, rounds: int | None = None

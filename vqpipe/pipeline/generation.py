@@ -72,11 +72,6 @@ class Generation:
         self.facts["stages"][name] = record
         self.save()
 
-    def forget(self, name: str) -> None:
-        """Take a stage as never done."""
-        if self.facts["stages"].pop(name, None) is not None:
-            self.save()
-
     def save(self) -> None:
         """Write ``stages.json``."""
         self.folder.write_json(STAGES_FILE, self.facts)
