@@ -31,7 +31,7 @@ OPTIONS = {
     "init": ["SOURCE"],
 }
 
-# DESIGN.md, section 5: what `run --json` prints.
+# DESIGN.md, section 5: what `run --json` prints; codewords, surplus, dead, starved and imbalance are beside it.
 SUMMARY_KEYS = [
     "output",
     "generation",
@@ -42,7 +42,12 @@ SUMMARY_KEYS = [
     "bytes_codes",
     "distortion",
     "relative_distortion",
+    "codewords",
+    "surplus",
     "perplexity",
+    "dead",
+    "starved",
+    "imbalance",
     "recall",
     "warnings",
 ]
@@ -184,7 +189,9 @@ def test_a_run_prints_one_json_object_and_the_next_run_skips_every_stage(folder:
         path.stat().st_size for path in stored.rglob("*") if path.is_file()
     )
     assert 0 < first["relative_distortion"] < 1
-    assert len(first["perplexity"]) == 4
+    assert first["codewords"] == 16
+    for name in ("surplus", "perplexity", "dead", "starved", "imbalance"):
+        assert len(first[name]) == 4
     assert list(first["recall"]) == ["1", "10", "100"]
     assert first["warnings"] == []
     evaluation = json.loads((folder / "out/v1/evaluation.json").read_text())
@@ -193,7 +200,12 @@ def test_a_run_prints_one_json_object_and_the_next_run_skips_every_stage(folder:
         "masked_rows",
         "distortion",
         "relative_distortion",
+        "codewords",
+        "surplus",
         "perplexity",
+        "dead",
+        "starved",
+        "imbalance",
         "recall",
     ):
         assert evaluation[name] == first[name]
@@ -216,8 +228,12 @@ def test_a_run_tells_people_what_it_does(folder: Path) -> None:
         assert re.search(rf"^{stage}\b", result.stderr, re.MULTILINE)
     assert "400 rows" in result.stdout
     assert str(folder / "out") in result.stdout
-    for word in ("25,600 bytes", "distortion", "perplexity", "recall", "@1 "):
+    for word in ("25,600 bytes", "distortion", "code use", "recall", "@1 "):
         assert word in result.stdout
+    use = (
+        r"perplexity 1[0-5]\.\d of 16 \(least\), 0 dead, \d+ starved, imbalance \d\.\d \(largest\)"
+    )
+    assert re.search(use, result.stdout)
     with pytest.raises(json.JSONDecodeError):
         json.loads(result.stdout)
     again = run(folder)
@@ -229,6 +245,10 @@ def test_labels_of_km_have_no_recall(folder: Path) -> None:
     summary = found(run(folder, "--json", "--set", "codebook=KM8"))
     assert summary["recall"] is None
     assert len(summary["perplexity"]) == 1
+    said = run(folder, "--set", "codebook=KM8").stdout
+    assert re.search(
+        r"perplexity \d\.\d of 8, 0 dead, \d starved, imbalance \d\.\d$", said, re.MULTILINE
+    )
 
 
 def test_a_plan_says_what_is_to_do_and_changes_nothing(folder: Path) -> None:

@@ -160,6 +160,14 @@ def test_surplus_codewords_stay_far_whatever_the_offset(scale: float, seed: int)
     np.testing.assert_allclose(moved[1, :2], longhand[1, :2], rtol=1e-6)
 
 
+def test_surplus_codewords_are_counted_column_by_column() -> None:
+    codebook = make_codebook(m=3, k=5, width=2)
+    codebook.centroids[0, 1, 2:] = SURPLUS
+    # One far coordinate does not make a codeword surplus.
+    codebook.centroids[0, 2, 0, 0] = SURPLUS
+    assert codebook.surplus == [0, 3, 0]
+
+
 def test_centring_leaves_the_codebook_as_it_is() -> None:
     codebook = make_codebook()
     before = codebook.centroids.copy()

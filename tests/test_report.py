@@ -243,6 +243,14 @@ def test_a_run_without_any_measure_has_a_page() -> None:
     assert "None" not in page.text
 
 
+def test_surplus_codewords_are_told_from_the_dead() -> None:
+    page = Page(render_report(make_facts()))
+    assert "surplus" not in page.text
+    evaluation = {**make_facts().evaluation, "surplus": [1, 0]}
+    page = Page(render_report(make_facts(evaluation=evaluation)))
+    assert "1 of them surplus" in page.text
+
+
 def test_in_sample_figures_say_so() -> None:
     evaluation = {**make_facts().evaluation, "distortion_rows": "train", "in_sample": True}
     page = Page(render_report(make_facts(evaluation=evaluation)))

@@ -163,6 +163,12 @@ class Codebook:
         """Kind and sizes."""
         return CodebookSpec(self.kind, self.m, self.k)
 
+    @property
+    def surplus(self) -> list[int]:
+        """Per column, codewords for which there were no distinct rows left."""
+        far = (self.centroids == SURPLUS).all(axis=3)
+        return [int(count) for count in far.sum(axis=2).ravel()]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the sizes as JSON, then offset and centroids as little-endian float32."""

@@ -80,11 +80,22 @@ def _in_words(found: dict[str, Any]) -> str:
         share = found["relative_distortion"]
         of_variance = "" if share is None else f" ({share:.2%} of the variance)"
         lines.append(f"  distortion  {found['distortion']:.6g}{of_variance}")
-    if found["perplexity"]:
-        mean = sum(found["perplexity"]) / len(found["perplexity"])
-        lines.append(f"  perplexity  {mean:,.1f} codewords in use per column, in effect")
+    if found["codewords"]:
+        lines.append(f"  code use    {_use_in_words(found)}")
     if found["recall"]:
         shares = ", ".join(f"@{k} {share:.3f}" for k, share in found["recall"].items())
         lines.append(f"  recall      {shares}")
     lines += [f"  warning     {message}" for message in found["warnings"]]
     return "\n".join(lines)
+
+
+def _use_in_words(found: dict[str, Any]) -> str:
+    """Return how codewords are used: the worst column's figures, and the sums of all columns."""
+    least, largest = (" (least)", " (largest)") if len(found["perplexity"]) > 1 else ("", "")
+    surplus = sum(found["surplus"])
+    unused = f" ({surplus:,} of them surplus)" if surplus else ""
+    return (
+        f"perplexity {min(found['perplexity']):,.1f} of {found['codewords']:,}{least}, "
+        f"{sum(found['dead']):,} dead{unused}, {sum(found['starved']):,} starved, "
+        f"imbalance {max(found['imbalance']):,.1f}{largest}"
+    )

@@ -11,13 +11,15 @@ import numpy as np
 from vqpipe.config import FileConfig
 from vqpipe.dtypes import Int64
 from vqpipe.errors import SourceError
-from vqpipe.evaluation.measures import Spread
+from vqpipe.evaluation.health import find_poor_use
+from vqpipe.evaluation.measures import CodeUse, Spread
 from vqpipe.evaluation.neighbours import recall
 from vqpipe.pipeline.generation import fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.shards import ceil_div, plan_shards
 from vqpipe.sources import VectorArray, open_source, open_table
+from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray
 from vqpipe.storage.samples import SetName
 from vqpipe.tasks.evaluate import (
@@ -65,17 +67,14 @@ def need(run: Run) -> Need:
 
 def execute(run: Run) -> str:
     """Measure distortion, count codes, search, and write ``evaluation.json``."""
-    codes = run.finished_codes()
+    codes, heard = run.finished_codes(), len(run.warnings)
     queries, truth = _queries(run)
     found, nearest = _search(run, codes, queries, truth)
     facts = {
         **_distortion(run, codes, found.valid_rows),
         "rows": codes.rows,
         "masked_rows": codes.rows - found.valid_rows,
-        "perplexity": found.use.perplexity,
-        "dead": found.use.dead,
-        "starved": found.use.starved,
-        "imbalance": found.use.imbalance,
+        **_use(run, found.use, codes.rows),
         "recall": None,
         "queries": queries.count,
         "database_rows": 0,
@@ -90,7 +89,9 @@ def execute(run: Run) -> str:
     run.rows_done["evaluate"] = codes.rows
     codes.write_use(found.use.counts)
     run.generation.folder.write_json(EVALUATION_FILE, facts)
-    run.generation.mark_done("evaluate", evaluate_fingerprint(run, codes))
+    # What is poor about the figures is said for as long as they stand.
+    warnings = run.warnings[heard:]
+    run.generation.mark_done("evaluate", evaluate_fingerprint(run, codes), warnings=warnings)
     return _in_words(facts)
 
 
@@ -101,6 +102,38 @@ def _in_words(facts: dict[str, Any]) -> str:
     if facts["recall"]:
         parts += [f"recall@{k} {share:.3f}" for k, share in facts["recall"].items()]
     return ", ".join(parts)
+
+
+def _use(run: Run, use: CodeUse, rows: int) -> dict[str, Any]:
+    """Return how codewords are used, and warn where that is poor."""
+    codebook = read_codebook(run.generation.codebook_path).quantizer.codebook
+    surplus = codebook.surplus
+    findings = find_poor_use(use, surplus)
+    if findings:
+        listed = "; ".join(map(str, findings))
+        run.warn(
+            f"codebook {run.spec}: codewords are used poorly: {listed}; so its codes tell rows apart less "
+            f"well than codes of their size can; {_remedy(run, rows)}"
+        )
+    return {
+        "codewords": codebook.k,
+        "surplus": surplus,
+        "perplexity": use.perplexity,
+        "dead": use.dead,
+        "starved": use.starved,
+        "imbalance": use.imbalance,
+    }
+
+
+def _remedy(run: Run, rows: int) -> str:
+    if run.given is not None:
+        return f"it was learnt elsewhere: learn one from these rows (codebook: {run.spec})"
+    if rows > run.rows_at_begin:
+        return f"it was learnt when there were {run.rows_at_begin:,} rows: learn it again with --force train"
+    return (
+        "if many rows are alike there, a codebook of fewer codewords does as well; otherwise train on more rows "
+        "(train.rows) or longer (train.rounds, train.stop)"
+    )
 
 
 def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:

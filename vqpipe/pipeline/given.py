@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vqpipe.codebook import SURPLUS, Codebook, CodebookSpec, Metric
+from vqpipe.codebook import Codebook, CodebookSpec, Metric
 from vqpipe.errors import CodebookError
 from vqpipe.quantizer import Quantizer
 from vqpipe.quantizer.faiss_index import read_index_codebook
@@ -42,7 +42,7 @@ def read_initial(path: str, spec: CodebookSpec, dim: int, metric: Metric) -> Cod
             f"train.init {path}: is a {codebook.spec} codebook of dim = {codebook.dim} and metric "
             f"{codebook.metric}; to start from it, it must be {spec} of dim = {dim} and metric {metric}"
         )
-    if (codebook.centroids == SURPLUS).any():
+    if any(codebook.surplus):
         raise CodebookError(
             f"train.init {path}: has codewords that stand for nothing; leave train.init out"
         )

@@ -122,6 +122,8 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     try:
         need = stage.need(run)
         if need.state == "done":
+            for message in run.generation.stage(stage.name).get("warnings", ()):
+                run.warn(message)
             report = StageReport(stage.name, "skipped", need.reason, 0.0)
         else:
             _log.info("%s: %s", stage.name, need.reason)

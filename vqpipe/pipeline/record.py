@@ -15,6 +15,19 @@ from vqpipe.storage.codes import find_codes
 
 RUN_FILE = "run.json"
 
+# What the summary has of `evaluation.json`, under the same names.
+FIGURES = (
+    "distortion",
+    "relative_distortion",
+    "codewords",
+    "surplus",
+    "perplexity",
+    "dead",
+    "starved",
+    "imbalance",
+    "recall",
+)
+
 Status = Literal["running", "done", "failed", "stopped"]
 
 
@@ -107,9 +120,6 @@ def summary(run: Run, reports: list[StageReport]) -> dict[str, Any]:
         "masked_rows": figures.get("masked_rows", 0),
         "bytes_in": run.source.rows * run.source.row_bytes,
         "bytes_codes": stored,
-        **{
-            name: figures.get(name)
-            for name in ("distortion", "relative_distortion", "perplexity", "recall")
-        },
+        **{name: figures.get(name) for name in FIGURES},
         "warnings": list(run.warnings),
     }

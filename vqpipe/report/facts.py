@@ -24,7 +24,7 @@ class ReportFacts:
         The vectors and the codes.
     evaluation : mapping
         ``distortion``, ``relative_distortion``, ``distortion_rows`` (``heldout``, ``train`` or
-        ``all``), ``in_sample``, per column ``perplexity``, ``dead``, ``starved``, ``imbalance``,
+        ``all``), ``in_sample``, per column ``perplexity``, ``dead``, ``starved``, ``imbalance``, ``surplus``,
         ``recall`` (share by k, or None), ``database_rows``, ``queries``. What is missing or None
         is left out of the page, with a word why.
     code_counts : sequence of sequences of int

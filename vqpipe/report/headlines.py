@@ -97,6 +97,9 @@ def _use_cards(facts: ReportFacts) -> list[Card]:
         codewords = sum(map(len, facts.code_counts))
         starved = sum(facts.evaluation.get("starved") or ())
         note = f"of {codewords:,} never used; {starved:,} starved (under a tenth of the mean)"
+        surplus = sum(facts.evaluation.get("surplus") or ())
+        if surplus:
+            note += f"; {surplus:,} of them surplus: there were no more distinct rows to learn from"
         found.append(Card("Dead codewords", f"{sum(dead):,}", note))
     return found
 

@@ -17,14 +17,13 @@ from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from vqpipe.evaluation.measures import STARVED_SHARE
+
 # More points than a wide screen has pixels show nothing more and cost page size.
 MAX_POINTS = 2000
 
 # More lines than this hide one another; the page's table still has every column.
 MAX_COLUMNS = 16
-
-# A codeword used less than this share of the mean is starved (DESIGN, terms).
-STARVED_SHARE = 0.1
 
 # A canvas does not follow the colour scheme, and prints as it was drawn: one grey that keeps a
 # contrast above 4:1 on the page's white and on its near-black alike.
