@@ -49,6 +49,7 @@ SUMMARY_KEYS = [
     "starved",
     "imbalance",
     "recall",
+    "warm_start",
     "warnings",
 ]
 

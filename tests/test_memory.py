@@ -18,6 +18,7 @@ BASE = Sizes(
     chunk_bytes=100 << 20,
     spec=CodebookSpec("PQ", 16, 256),
     shard_rows=1 << 20,
+    batch_rows=65536,
     slice_rows=8192,
     window_rows=65_536,
     sample_shard_rows=65_536,
@@ -37,7 +38,7 @@ NUMBERS = [field.name for field in fields(Sizes) if field.name != "spec"]
 # What a stage holds by the design: the sizes that its peak must grow with.
 GROWS = {
     "sample": {"row_bytes", "chunk_bytes", "scatter_rows"},
-    "train": {"dim", "row_bytes", "slice_rows"},
+    "train": {"dim", "row_bytes", "chunk_bytes", "slice_rows"},
     "encode": {"dim", "row_bytes", "chunk_bytes", "shard_rows", "window_rows"},
     "evaluate": {
         "dim",
@@ -75,6 +76,15 @@ def test_no_stage_needs_less_when_a_size_grows(name: str, data: st.DataObject) -
 def test_a_stage_needs_more_when_a_size_that_it_holds_grows(stage: str, name: str) -> None:
     grown = replace(BASE, **{name: getattr(BASE, name) * 3})
     assert worker_bytes(grown)[stage] > worker_bytes(BASE)[stage]
+
+
+def test_sums_are_held_for_no_more_codewords_than_a_batch_has_rows() -> None:
+    many = replace(BASE, spec=CodebookSpec("KM", 1, 1 << 20))
+    needed = [
+        worker_bytes(replace(many, batch_rows=rows))["train"]
+        for rows in (1 << 19, 1 << 20, 1 << 21)
+    ]
+    assert needed[0] < needed[1] == needed[2]
 
 
 @pytest.mark.parametrize("spec", [CodebookSpec("PQ", 16, 4096), CodebookSpec("PQ", 64, 256)])

@@ -270,7 +270,8 @@ def test_a_run_killed_in_training_and_again_in_encoding_ends_with_the_same_bytes
 
 
 def _round(checkpoint: Path) -> int:
-    return TrainState.from_bytes(checkpoint.read_bytes()).round
+    with checkpoint.open("rb") as file:
+        return TrainState.read(file).round
 
 
 def _wait_until(condition, process, seconds: float = 60.0) -> None:  # type: ignore[no-untyped-def]

@@ -89,7 +89,7 @@ def test_batches_walk_through_the_rows_over_and_over_without_a_gap(
 ) -> None:
     walked: list[int] = []
     for batch in range(batches):
-        slices = batch_slices(batch, batch_rows, slice_rows, rows)
+        slices = batch_slices(batch * batch_rows, batch_rows, slice_rows, rows)
         assert [piece.index for piece in slices] == list(range(len(slices)))
         # A slice lies inside the rows: it never crosses their end.
         assert all(0 <= piece.start < piece.stop <= rows for piece in slices)

@@ -137,11 +137,11 @@ class TrainConfig(_Section):
     heldout_rows: Count | Literal["auto"] = "auto"
     """Rows kept apart to measure on; auto: min(rows // 10, 10,000), 0 if fewer than 4 k rows remain."""
     rounds: Rows | Literal["auto"] = "auto"
-    """Rounds of mini-batch k-means."""
+    """Rounds at most; auto: 3.6 passes over the training rows, or 24 of the smallest batches."""
     batch_rows: Rows | Literal["auto"] = "auto"
-    """Rows of a round."""
+    """Rows of a round; auto: 4 k at first, 8,192 at least, and growing as more is remembered."""
     init: Uri | None = None
-    """A codebook to start from."""
+    """A codebook to start from; the summary tells how many held-out rows changed their codes."""
     stop: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Stop when held-out distortion no longer falls by this fraction per pass; 0: never early."""
 

@@ -33,8 +33,8 @@ class Sizes:
     spec : CodebookSpec
     shard_rows : int
         Rows of a code shard.
-    slice_rows : int
-        Rows of a slice of a training batch.
+    batch_rows, slice_rows : int
+        Rows of the largest training batch and of one of its slices.
     window_rows : int
         Rows that are encoded at a time.
     sample_shard_rows : int
@@ -51,6 +51,7 @@ class Sizes:
     chunk_bytes: int
     spec: CodebookSpec
     shard_rows: int
+    batch_rows: int
     slice_rows: int
     window_rows: int
     sample_shard_rows: int
@@ -75,7 +76,6 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
     # A row as read, as float32, centred, and in float64 for its error.
     working = sizes.window_rows * (sizes.row_bytes + 3 * row_floats)
     shard = sizes.shard_rows * (2 * sizes.spec.row_code_bytes + 1 + FLOAT64_BYTES)
-    tally = 2 * sizes.codebook_bytes + sizes.spec.m * sizes.spec.k * 32
     # A block of distances, candidates as many as that if all are equal, and the lists they enter.
     searched = SEARCH_BLOCK_ROWS * (2 * FLOAT32_BYTES + 6 * FLOAT64_BYTES)
     search = sizes.queries * (searched + sizes.places * 4 * FLOAT64_BYTES + row_floats)
@@ -88,14 +88,26 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
             3 * sizes.scatter_rows * (sizes.row_bytes + 16),
             sizes.sample_shard_rows * (3 * sizes.row_bytes + 2 * sizes.dim * FLOAT64_BYTES),
         ),
+        # For the rows that judge, the codebook is laid out once more.
         "train": PROCESS_BYTES
+        + piece
         + codebook
-        + 2 * tally
+        + sizes.codebook_bytes
+        + 2 * tally_bytes(sizes.spec, sizes.dim, sizes.slice_rows)
+        + 3 * tally_bytes(sizes.spec, sizes.dim, sizes.batch_rows)
         + sizes.slice_rows * (sizes.row_bytes + 4 * row_floats),
         "encode": PROCESS_BYTES + piece + codebook + working + shard,
         "evaluate": PROCESS_BYTES + codebook + shard + search + max(database, decoded),
         "export": PROCESS_BYTES + sizes.codebook_bytes + 3 * shard,
     }
+
+
+def tally_bytes(spec: CodebookSpec, dim: int, rows: int) -> int:
+    """Return the most that the tally of so many rows takes: it holds touched codewords alone.
+
+    Of each the sums in float64, count, error and place.
+    """
+    return min(spec.k, rows) * (dim + 3 * spec.m) * FLOAT64_BYTES
 
 
 def check_memory(needed: dict[str, int], allowed_bytes: int) -> None:

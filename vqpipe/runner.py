@@ -56,8 +56,22 @@ class Runner(Protocol):
         A failed item does not stop the others.
         """
 
-    def fold(self, task: Callable[[Item, Job], Sum], items: Sequence[Item], job: Job) -> Sum:
+    def fold(
+        self,
+        task: Callable[[Item, Job], Sum],
+        items: Sequence[Item],
+        job: Job,
+        result_bytes: int | None = None,
+    ) -> Sum:
         """Run a task for every item and add the results in a tree that the items' order fixes.
+
+        Parameters
+        ----------
+        task, items, job
+            As `map` takes them.
+        result_bytes : int, optional
+            About the size of a result, where it is known: small ones are added where the caller is, large
+            ones where they lie.
 
         Raises
         ------

@@ -97,19 +97,19 @@ def choose_slice_rows(batch_rows: int, block_rows: int, most_slices: int) -> int
     return blocks * block_rows
 
 
-def batch_slices(batch: int, batch_rows: int, slice_rows: int, rows: int) -> list[Shard]:
+def batch_slices(start: int, batch_rows: int, slice_rows: int, rows: int) -> list[Shard]:
     """Cut one batch of an endlessly repeated sequence of rows into slices.
 
-    Batch ``b`` covers positions ``b * batch_rows`` and on, modulo ``rows``: training walks through the
-    sample in order and starts over at its end. A slice never crosses that end.
+    A batch that starts at ``start`` covers ``batch_rows`` positions from there, modulo ``rows``: training
+    walks through the sample in order and starts over at its end. A slice never crosses that end.
 
     Examples
     --------
-    >>> [(s.start, s.stop) for s in batch_slices(1, batch_rows=6, slice_rows=4, rows=10)]
+    >>> [(s.start, s.stop) for s in batch_slices(6, batch_rows=6, slice_rows=4, rows=10)]
     [(6, 10), (0, 2)]
     """
     slices: list[Shard] = []
-    position, left = batch * batch_rows % rows, batch_rows
+    position, left = start % rows, batch_rows
     while left:
         take = min(slice_rows, left, rows - position)
         slices.append(Shard(len(slices), position, position + take))

@@ -26,8 +26,8 @@ codebook: {codebook}               # {why}
 train:
   rows: auto                  # drawn uniformly: min(rows - heldout, max(1000 k, 500,000))
   heldout_rows: auto          # kept apart to measure on: min(rows // 10, 10,000)
-  rounds: auto
-  batch_rows: auto
+  rounds: auto                # at most: 3.6 passes over the training rows
+  batch_rows: auto            # grows as more is remembered
   init: null                  # a codebook to start from
   stop: 0.001                 # stop when held-out distortion no longer falls by this fraction per pass
 encode:

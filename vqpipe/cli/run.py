@@ -82,11 +82,22 @@ def _in_words(found: dict[str, Any]) -> str:
         lines.append(f"  distortion  {found['distortion']:.6g}{of_variance}")
     if found["codewords"]:
         lines.append(f"  code use    {_use_in_words(found)}")
+    if found["warm_start"]:
+        lines.append(f"  warm start  {_change_in_words(found['warm_start'])}")
     if found["recall"]:
         shares = ", ".join(f"@{k} {share:.3f}" for k, share in found["recall"].items())
         lines.append(f"  recall      {shares}")
     lines += [f"  warning     {message}" for message in found["warnings"]]
     return "\n".join(lines)
+
+
+def _change_in_words(change: dict[str, Any]) -> str:
+    """Return how much changed since the codebook that training started from."""
+    columns = len(change["codes_changed"])
+    codes = sum(change["codes_changed"]) / columns
+    of_codes = "" if columns == 1 else f", {codes:.1%} of their codes"
+    rows = "held-out" if change["rows_are"] == "heldout" else "training"
+    return f"{change['rows_changed']:.1%} of {change['rows']:,} {rows} rows changed their code{of_codes}"
 
 
 def _use_in_words(found: dict[str, Any]) -> str:

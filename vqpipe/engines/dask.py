@@ -27,6 +27,9 @@ RETRIES = 2
 # A lost job (its only copy was on a worker that died) is sent again this often.
 RESENDS = 5
 
+# Results of so many bytes in all come home to be added.
+HOME_BYTES = 32 << 20
+
 CONNECT_SECONDS = 30
 WORKER_WAIT_SECONDS = 120
 
@@ -102,8 +105,16 @@ class DaskRunner:
                 submit(following)
             yield outcome
 
-    def fold(self, task: Callable[[Item, Job], Sum], items: Sequence[Item], job: Job) -> Sum:
-        """Run a task for every item and add the results on the workers, as `Runner.fold`."""
+    def fold(
+        self,
+        task: Callable[[Item, Job], Sum],
+        items: Sequence[Item],
+        job: Job,
+        result_bytes: int | None = None,
+    ) -> Sum:
+        """Run a task for every item and add the results, as `Runner.fold`."""
+        if result_bytes is not None and result_bytes * len(items) <= HOME_BYTES:
+            return self._fold_at_home(task, items, job)
         sender = _Sender(self._connected(), task, job)
         while True:
             futures = [sender.submit(item) for item in items]
@@ -117,6 +128,16 @@ class DaskRunner:
                 if failed is not None and failed.error is not None:
                     raise failed.error
         return outcome.value()
+
+    def _fold_at_home(
+        self, task: Callable[[Item, Job], Sum], items: Sequence[Item], job: Job
+    ) -> Sum:
+        """Add results that are small here: it saves a task and a journey for every sum."""
+        sender = _Sender(self._connected(), task, job)
+        while True:
+            outcomes = sender.outcomes([sender.submit(item) for item in items], items)
+            if all(outcome is not None for outcome in outcomes):
+                return fold_tree((outcome.value() for outcome in outcomes if outcome), add)
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -161,7 +182,19 @@ class _Sender(Generic[Item, Job, Result]):
         )  # fmt: skip
 
     def add(self, left: Future[Any], right: Future[Any]) -> Future[Any]:
-        return self.client.submit(_add, left, right, pure=False)
+        # Before any task still waiting: parts that lie about are memory.
+        return self.client.submit(_add, left, right, pure=False, priority=1)
+
+    def outcomes(
+        self, futures: Sequence[Future[Any]], items: Sequence[Item]
+    ) -> list[Outcome[Item, Result] | None]:
+        """Return what became of several tasks, fetched in one journey if all went well."""
+        try:
+            results = self.client.gather(futures)
+        except Exception:
+            pairs = zip(futures, items, strict=True)
+            return [self.outcome(future, item) for future, item in pairs]
+        return [_outcome(item, result) for item, result in zip(items, results, strict=True)]
 
     def outcome(self, future: Future[Any], item: Item) -> Outcome[Item, Result] | None:
         """Return what became of a task, or None if it must be submitted again."""
@@ -176,9 +209,13 @@ class _Sender(Generic[Item, Job, Result]):
                     self._sent = self._send()
                     return None
             return Outcome(item, None, error)
-        if isinstance(result, VqpipeError):
-            return Outcome(item, None, result)
-        return Outcome(item, result)
+        return _outcome(item, result)
+
+
+def _outcome(item: Item, result: Any) -> Outcome[Item, Any]:
+    if isinstance(result, VqpipeError):
+        return Outcome(item, None, result)
+    return Outcome(item, result)
 
 
 def _run(task: Callable[[Item, Job], Result], item: Item, job: Job) -> Result | VqpipeError:

@@ -27,6 +27,12 @@ class SerialRunner:
             except Exception as error:
                 yield Outcome(item, None, error)
 
-    def fold(self, task: Callable[[Item, Job], Sum], items: Sequence[Item], job: Job) -> Sum:
+    def fold(
+        self,
+        task: Callable[[Item, Job], Sum],
+        items: Sequence[Item],
+        job: Job,
+        result_bytes: int | None = None,  # noqa: ARG002 -- here is where the results lie
+    ) -> Sum:
         """Run a task for every item and add the results, as `Runner.fold`."""
         return fold_tree((outcome.value() for outcome in self.map(task, items, job)), add)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -32,9 +31,12 @@ class RoundRecord:
     heldout : float or None
         Distortion of the held-out rows after its step, where it was measured.
     dead : int
-        Codewords, over all columns, that no row of the batch chose.
+        Codewords, over all columns, for which less than half a row is remembered.
     moved : int
-        Codewords that were revived.
+        Codewords that were moved to a place where they lower the distortion more.
+    search_loss : float or None
+        Where codewords are searched and not all compared: the fraction by which the codewords that
+        were found for the held-out rows are farther than the nearest ones.
     """
 
     round: int
@@ -43,6 +45,7 @@ class RoundRecord:
     heldout: float | None
     dead: int
     moved: int
+    search_loss: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,71 +59,92 @@ class TrainState:
         Decayed sums of the rows nearest to each codeword, offset subtracted.
     weights : float64 array of shape (m, k)
         Decayed counts.
+    errors : float64 array of shape (m, k)
+        Decayed sums of their squared errors.
     round : int
         Rounds taken.
     phase : str
         ``forgetting``, ``averaging`` or ``finished``.
     averaging_from : int
         Round at which averaging began; 0 before.
+    probes : int
+        Groups of codewords that a row is compared with; 0 where it is compared with all codewords.
     history : tuple of RoundRecord
     """
 
     codebook: Codebook
     sums: Float64
     weights: Float64
+    errors: Float64
     round: int = 0
     phase: Phase = "forgetting"
     averaging_from: int = 0
+    probes: int = 0
     history: tuple[RoundRecord, ...] = ()
 
     @classmethod
-    def begin(cls, codebook: Codebook) -> TrainState:
-        """Return the state before the first round."""
+    def begin(cls, codebook: Codebook, known_rows: float = 0.0) -> TrainState:
+        """Return the state before the first round.
+
+        Parameters
+        ----------
+        codebook : Codebook
+        known_rows : float
+            Rows that each codeword is taken to stand for already: an earlier codebook gives way to
+            what the first batches say no faster than it would have in its own training.
+        """
         _, m, k, width = codebook.centroids.shape
-        return cls(codebook, np.zeros((m, k, width)), np.zeros((m, k)))
+        weights = np.full((m, k), known_rows)
+        sums = codebook.centred() * weights[:, :, None] if known_rows else np.zeros((m, k, width))
+        return cls(codebook, sums, weights, np.zeros((m, k)))
 
     def recorded(self, record: RoundRecord) -> TrainState:
         """Return the state with one more line of history."""
         return replace(self, history=(*self.history, record))
 
-    def to_bytes(self) -> bytes:
-        """Return the state as one ``.npz`` file's bytes."""
+    def looked(self, heldout: float | None, search_loss: float | None) -> TrainState:
+        """Return the state with what the held-out rows say of it on the last line of history."""
+        last = replace(self.history[-1], heldout=heldout, search_loss=search_loss)
+        return replace(self, history=(*self.history[:-1], last))
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the state as a ``.npz`` file, array after array."""
         facts = {
             "kind": self.codebook.kind,
             "metric": self.codebook.metric,
             "round": self.round,
             "phase": self.phase,
             "averaging_from": self.averaging_from,
+            "probes": self.probes,
             "history": [asdict(record) for record in self.history],
         }
-        buffer = io.BytesIO()
         np.savez(
-            buffer,
+            file,
             facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
             offset=self.codebook.offset,
             centroids=self.codebook.centroids,
             sums=self.sums,
             weights=self.weights,
+            errors=self.errors,
         )
-        return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> TrainState:
-        """Read what `to_bytes` wrote. Nothing is unpickled.
+    def read(cls, file: IO[bytes]) -> TrainState:
+        """Read what `write` wrote. Nothing is unpickled.
 
         Raises
         ------
         ValueError
-            If the bytes are not such a file.
+            If it is no such file.
         """
         try:
-            return cls._from_npz(data)
-        except (KeyError, OSError, EOFError, BadZipFile, CodebookError) as error:
+            return cls._from_npz(file)
+        except (KeyError, TypeError, OSError, EOFError, BadZipFile, CodebookError) as error:
             raise ValueError(f"not a training state: {error}") from error
 
     @classmethod
-    def _from_npz(cls, data: bytes) -> TrainState:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+    def _from_npz(cls, file: IO[bytes]) -> TrainState:
+        with np.load(file, allow_pickle=False) as arrays:
             facts: dict[str, Any] = json.loads(arrays["facts"].tobytes())
             codebook = Codebook(
                 facts["kind"], facts["metric"], arrays["offset"], arrays["centroids"]
@@ -129,8 +153,10 @@ class TrainState:
                 codebook,
                 arrays["sums"],
                 arrays["weights"],
+                arrays["errors"],
                 facts["round"],
                 facts["phase"],
                 facts["averaging_from"],
+                facts["probes"],
                 tuple(RoundRecord(**record) for record in facts["history"]),
             )

@@ -1,4 +1,4 @@
-"""One step of training: statistics in, codewords out, dead codewords revived."""
+"""One step of training: statistics in, codewords out."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqpipe.codebook import SURPLUS, Codebook
-from vqpipe.dtypes import Float32, Float64, Int64, Mask
+from vqpipe.dtypes import Float32, Float64
+from vqpipe.kmeans.moves import move_starved
 from vqpipe.kmeans.state import TrainState
 from vqpipe.kmeans.tally import Tally
-
-# A codeword that holds less than this share of the mean weight is as good as dead.
-STARVED_SHARE = 0.02
 
 # What was forgotten down to this is no longer known: its quotients are rounding alone.
 LEAST_WEIGHT = 1e-100
 
-# A revived codeword lands this far from the crowded one, in units of that one's root mean square error.
-SPLIT_RADIUS = 0.5
+# A codeword of which less is remembered stands for no row.
+LIVING_WEIGHT = 0.5
+
+# Codewords that are worked on at a time: the float64 copies of millions of them never exist at once.
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,9 @@ class Step:
     ----------
     state : TrainState
     dead : int
-        Codewords that no row of the batch chose (surplus ones not counted).
+        Codewords for which less than half a row is remembered (surplus ones not counted).
     moved : int
-        Codewords that were revived.
+        Codewords that were moved.
     """
 
     state: TrainState
@@ -40,8 +41,11 @@ class Step:
     moved: int
 
 
-def take_step(state: TrainState, tally: Tally, decay: float, seed: int) -> Step:
+def take_step(state: TrainState, tally: Tally, decay: float, seed: int, moves: bool) -> Step:
     """Fold one batch into the statistics and move every codeword to the mean of what it stands for.
+
+    The state that is given is spent: its statistics, which may be as large as memory allows, are
+    changed in place and are the next state's.
 
     Parameters
     ----------
@@ -49,90 +53,75 @@ def take_step(state: TrainState, tally: Tally, decay: float, seed: int) -> Step:
     tally : Tally
         Of the batch, against the state's codebook.
     decay : float
-        What the statistics are multiplied by first: below 1 while forgetting, 1 while averaging.
-        While averaging no codeword is revived: its statistics would be younger than the others'.
+        What the statistics are multiplied by first.
     seed : int
+    moves : bool
+        Whether starved codewords are moved to where they lower the distortion more.
 
     Notes
     -----
     The running mean with forgetting is the streaming k-means of Ackermann et al. and of Spark's MLlib;
     plain averaging is the count-rate rule of Bottou and Bengio (1995) and Sculley (2010).
     """
-    sums, weights = state.sums * decay, state.weights * decay
+    sums, weights, errors = state.sums, state.weights, state.errors
+    for values in (sums, weights, errors):
+        np.multiply(values, decay, out=values)
     m, k, width = sums.shape
-    sums.reshape(-1, width)[tally.touched] += tally.sums
+    flat = sums.reshape(-1, width)
+    for start in range(0, len(tally.touched), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        flat[tally.touched[block]] += tally.sums[block]
     weights.reshape(-1)[tally.touched] += tally.counts
-    errors = np.zeros(m * k)
-    errors[tally.touched] = tally.squared_error
-    counts = np.zeros(m * k, dtype=np.int64)
-    counts[tally.touched] = tally.counts
+    errors.reshape(-1)[tally.touched] += tally.squared_error
     codebook = state.codebook
-    surplus = (codebook.centroids[0] == SURPLUS).all(axis=2)
-    means = _means(codebook, sums, weights)
+    alive = ~(codebook.centroids[0] == SURPLUS).all(axis=2)
+    centroids = np.empty_like(codebook.centroids)
     moved = 0
-    if decay < 1 or state.round == 0:
-        rng = np.random.default_rng((seed, state.round))
-        errors, counts = errors.reshape(m, k), counts.reshape(m, k)
-        for column in range(m):
-            starved = _starved(weights[column], counts[column], ~surplus[column])
-            pairs = _pair_with_worst(starved, errors[column], counts[column])
-            for dead, crowded in pairs:
-                radius = SPLIT_RADIUS * np.sqrt(errors[column, crowded] / counts[column, crowded])
-                _split(means[column], dead, crowded, radius, rng)
-                # Reset: neither place was looked at yet, so neither may be held back by old rows.
-                sums[column, [dead, crowded]] = 0.0
-                weights[column, [dead, crowded]] = 0.0
-            moved += len(pairs)
-    centroids = _placed(codebook, means, surplus)
-    dead = int(((counts.reshape(m, k) == 0) & ~surplus).sum())
+    rng = np.random.default_rng((seed, state.round))
+    for column in range(m):
+        known = (sums[column], weights[column])
+        _place(codebook, column, *known, np.arange(k), centroids[0, column])
+        if moves:
+            offset = codebook.offset.reshape(m, width)[column]
+            changed = move_starved(
+                centroids[0, column], offset, *known, errors[column], alive[column], rng
+            )
+            _place(codebook, column, *known, changed, centroids[0, column])
+            moved += len(changed) // 2
     stepped = replace(
         state,
         codebook=replace(codebook, centroids=centroids),
         sums=sums,
         weights=weights,
+        errors=errors,
         round=state.round + 1,
     )
-    return Step(stepped, dead, moved)
+    return Step(stepped, int((alive & (weights < LIVING_WEIGHT)).sum()), moved)
 
 
-def _means(codebook: Codebook, sums: Float64, weights: Float64) -> Float64:
-    """Return the mean of each codeword's rows, or its old place where it has none."""
-    known = weights > LEAST_WEIGHT
-    means = codebook.centred().astype(np.float64)
-    means[known] = sums[known] / weights[known][:, None]
-    return means
-
-
-def _placed(codebook: Codebook, means: Float64, surplus: Mask) -> Float32:
-    """Return centroids in the data's own place; on the unit sphere for a cosine KM codebook."""
-    if codebook.metric == "cosine" and codebook.kind == "KM":
-        norms = np.linalg.norm(means, axis=2, keepdims=True)
-        # Rows that cancel point nowhere: their codeword stays where it was.
-        means = np.divide(means, norms, out=codebook.centred().astype(np.float64), where=norms > 0)
-    m, _, width = means.shape
-    placed = (means + codebook.offset.reshape(m, 1, width)).astype(np.float32)
-    placed[surplus] = SURPLUS
-    return placed[None]
-
-
-def _starved(weights: Float64, counts: Int64, alive: Mask) -> NDArray[np.intp]:
-    """Return the codewords of one column that no row chose and that hold next to no weight."""
-    return np.flatnonzero(alive & (counts == 0) & (weights < STARVED_SHARE * weights[alive].mean()))
-
-
-def _pair_with_worst(
-    starved: NDArray[np.intp], errors: Float64, counts: Int64
-) -> list[tuple[int, int]]:
-    """Pair each starved codeword with one of those that have the largest error to give away."""
-    worst = np.argsort(-errors, kind="stable")[: len(starved)]
-    splittable = worst[(counts[worst] > 1) & (errors[worst] > 0)]
-    return [(int(dead), int(crowded)) for dead, crowded in zip(starved, splittable, strict=False)]
-
-
-def _split(
-    means: Float64, dead: int, crowded: int, radius: float, rng: np.random.Generator
+def _place(
+    codebook: Codebook,
+    column: int,
+    sums: Float64,
+    weights: Float64,
+    codes: NDArray[np.intp],
+    centroids: Float32,
 ) -> None:
-    """Put two codewords on either side of the place of the crowded one."""
-    direction = rng.standard_normal(means.shape[1])
-    shift = direction * (radius / np.linalg.norm(direction))
-    means[dead], means[crowded] = means[crowded] + shift, means[crowded] - shift
+    """Write codewords of a column where their statistics put them, in the data's own place.
+
+    One that stands for no row stays where it was, and so does a surplus one. Codewords of a cosine KM
+    codebook are put on the unit sphere.
+    """
+    offset = codebook.offset.reshape(codebook.m, -1)[column]
+    for start in range(0, len(codes), _BLOCK):
+        block = codes[start : start + _BLOCK]
+        stored = codebook.centroids[0, column, block]
+        known = weights[block] > LEAST_WEIGHT
+        means = sums[block] / np.where(known, weights[block], 1.0)[:, None]
+        if codebook.metric == "cosine" and codebook.kind == "KM":
+            norms = np.linalg.norm(means, axis=1)
+            # Rows that cancel point nowhere.
+            known &= norms > 0
+            means /= np.where(known, norms, 1.0)[:, None]
+        placed = (means + offset).astype(np.float32)
+        centroids[block] = np.where(known[:, None], placed, stored)

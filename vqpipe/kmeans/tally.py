@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float32, Float64, Int64
 
+# Codewords whose sums are added at a time: no copy of millions of them exists.
+_BLOCK = 1 << 10
+
 
 @dataclass(frozen=True, eq=False)
 class Tally:
@@ -36,15 +39,21 @@ class Tally:
 
     def __add__(self, other: Tally) -> Tally:
         """Return the tally of the rows of both."""
-        touched = np.union1d(self.touched, other.touched)
+        size = 1 + max(int(part.touched.max(initial=-1)) for part in (self, other))
+        # A mark for every codeword costs less than sorting those that were touched.
+        mark = np.zeros(size, dtype=bool)
+        mark[self.touched] = mark[other.touched] = True
+        touched, place = np.flatnonzero(mark), np.cumsum(mark) - 1
         sums = np.zeros((len(touched), self.sums.shape[1]))
         counts = np.zeros(len(touched), dtype=np.int64)
         squared_error = np.zeros(len(touched))
         for part in (self, other):
-            place = np.searchsorted(touched, part.touched)
-            sums[place] += part.sums
-            counts[place] += part.counts
-            squared_error[place] += part.squared_error
+            where = place[part.touched]
+            for start in range(0, len(where), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                sums[where[block]] += part.sums[block]
+            counts[where] += part.counts
+            squared_error[where] += part.squared_error
         return Tally(touched, sums, counts, squared_error, self.rows + other.rows)
 
     @property

@@ -84,7 +84,8 @@ def _training(generation: Generation) -> dict[str, Any]:
     if not generation.folder.has(CHECKPOINT_FILE):
         return {}
     try:
-        state = TrainState.from_bytes(generation.folder.read_bytes(CHECKPOINT_FILE))
+        with open(generation.folder.file(CHECKPOINT_FILE), "rb") as file:
+            state = TrainState.read(file)
     except (OSError, ValueError):
         return {"training": "its checkpoint cannot be read"}
     heldout = [record.heldout for record in state.history if record.heldout is not None]

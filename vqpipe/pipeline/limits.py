@@ -21,8 +21,9 @@ def plan_memory(run: Run) -> dict[str, int]:
     """Return the peak memory of a worker, in bytes, per stage."""
     queries = run.config.evaluate.queries
     source, codes = run.source, run.codes()
-    scatter_rows, sample_shard_rows = 0, 0
+    scatter_rows, sample_shard_rows, batch_rows = 0, 0, 0
     if run.given is None:
+        batch_rows = run.schedule.largest_batch
         draws = plan_draws(run)
         drawn = sum(draw.stop - draw.start for draw in draws)
         tasks = len(scatter_shards(run))
@@ -36,7 +37,8 @@ def plan_memory(run: Run) -> dict[str, int]:
         chunk_bytes=source.chunk_bytes,
         spec=run.spec,
         shard_rows=min(codes.shard_rows, source.rows),
-        slice_rows=0 if run.given else run.slice_rows(run.schedule.batch_rows),
+        batch_rows=batch_rows,
+        slice_rows=run.slice_rows(batch_rows) if batch_rows else 0,
         window_rows=window_rows(source.dim, run.route.block_rows),
         sample_shard_rows=sample_shard_rows,
         scatter_rows=scatter_rows,

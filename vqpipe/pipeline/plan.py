@@ -93,12 +93,12 @@ def _work(run: Run) -> dict[str, tuple[int, int, int]]:
     }
     if run.given is None:
         schedule = run.schedule
-        slices = ceil_div(schedule.batch_rows, run.slice_rows(schedule.batch_rows))
-        rows = schedule.rounds * schedule.batch_rows
+        tasks = sum(ceil_div(batch, run.slice_rows(batch)) for batch in schedule.batches)
+        rows = schedule.starts[-1]
         targets = sum(draw.shard_count for draw in plan_draws(run))
         read = run.rows_at_begin
         work["sample"] = (read, len(scatter_shards(run)) + targets, read * source.row_bytes)
-        work["train"] = (rows, schedule.rounds * slices, rows * source.row_bytes)
+        work["train"] = (rows, tasks, rows * source.row_bytes)
     return work
 
 

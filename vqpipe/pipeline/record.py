@@ -121,5 +121,6 @@ def summary(run: Run, reports: list[StageReport]) -> dict[str, Any]:
         "bytes_in": run.source.rows * run.source.row_bytes,
         "bytes_codes": stored,
         **{name: figures.get(name) for name in FIGURES},
+        "warm_start": run.generation.stage("train").get("warm_start"),
         "warnings": list(run.warnings),
     }

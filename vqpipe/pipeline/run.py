@@ -12,9 +12,9 @@ from vqpipe.errors import CodebookError, ConfigError
 from vqpipe.kmeans.schedule import MOST_SLICES, Schedule, plan_schedule
 from vqpipe.pipeline.generation import Generation, fingerprint
 from vqpipe.progress import Progress
-from vqpipe.quantizer import Quantizer, Route, choose_route
+from vqpipe.quantizer import Quantizer, Route, choose_route, choose_search, first_probes
 from vqpipe.runner import Runner
-from vqpipe.shards import choose_shard_rows, choose_slice_rows
+from vqpipe.shards import ceil_div, choose_shard_rows, choose_slice_rows
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
@@ -28,8 +28,10 @@ LEAST_TRAIN_ROWS = 500_000
 # With fewer training rows a codeword than this, none are spared for measuring.
 LEAST_ROWS_PER_CODEWORD = 4
 
-# A slice of fewer rows costs more to send than to compute.
-LEAST_SLICE_ROWS = 4_096
+# A slice is about so much work on one core, some 40 ms, and so many rows at most: less would cost more to send
+# than to compute, and more would leave workers waiting for the last one.
+SLICE_FLOPS = 4_000_000_000
+TARGET_SLICE_ROWS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,13 @@ class Run:
 
     @property
     def route(self) -> Route:
-        """Assignment route for training."""
+        """Assignment route of the codebook, by which rows are encoded."""
         return choose_route(self.spec, self.source.dim)
+
+    @property
+    def search(self) -> Route:
+        """Assignment route of the first rounds of training."""
+        return choose_search(first_probes(self.spec))
 
     @property
     def schedule(self) -> Schedule:
@@ -188,14 +195,16 @@ class Run:
             train_rows,
             None if train.batch_rows == "auto" else train.batch_rows,
             None if train.rounds == "auto" else train.rounds,
+            known_rows=0 if train.init is None else train_rows,
         )
 
     def slice_rows(self, rows: int) -> int:
-        """Return the rows of a slice when ``rows`` are cut into slices."""
+        """Return the rows of a slice when ``rows`` of the sample are cut into slices."""
+        work = 2 * self.spec.k * self.source.dim
+        target = min(TARGET_SLICE_ROWS, max(1, SLICE_FLOPS // work))
         # One less than may be: a batch that crosses the sample's end is cut there as well.
-        wanted = choose_slice_rows(rows, self.route.block_rows, MOST_SLICES - 1)
-        least = choose_slice_rows(LEAST_SLICE_ROWS, self.route.block_rows, 1)
-        return max(wanted, least)
+        count = min(MOST_SLICES - 1, ceil_div(rows, target))
+        return choose_slice_rows(rows, self.search.block_rows, count)
 
     def sample(self) -> Sample | None:
         """Return the sample, if it is finished."""

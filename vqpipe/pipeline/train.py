@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
 from vqpipe.codebook import Codebook
 from vqpipe.errors import CodebookError
-from vqpipe.kmeans.schedule import Schedule
+from vqpipe.evaluation.health import name_columns
+from vqpipe.kmeans.schedule import Schedule, memory_rows
 from vqpipe.kmeans.seeding import first_distinct
 from vqpipe.kmeans.state import RoundRecord, TrainState
 from vqpipe.kmeans.step import take_step
 from vqpipe.kmeans.stopping import next_phase
+from vqpipe.kmeans.tally import Tally
+from vqpipe.memory import tally_bytes
 from vqpipe.pipeline.given import read_initial
-from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.run import MOST_HELDOUT_ROWS, Run
 from vqpipe.pipeline.stage import Need, Stage
-from vqpipe.quantizer import Quantizer
+from vqpipe.quantizer import Quantizer, choose_search, first_probes, more_probes
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import batch_slices, plan_shards
 from vqpipe.storage.codebook_file import write_codebook
-from vqpipe.storage.samples import Sample
-from vqpipe.tasks.train import TallyJob, tally_slice
+from vqpipe.storage.samples import Sample, SetName
+from vqpipe.tasks.train import CompareJob, Look, Slice, TallyJob, compare_slice, tally_slice
 
 CHECKPOINT_FILE = "checkpoint.npz"
 
@@ -30,6 +34,11 @@ CHECKPOINT_FILE = "checkpoint.npz"
 CHECKPOINT_SECONDS = 20.0
 
 _SEEDING_ROWS = 65_536
+
+# Where codewords are searched and not all compared, the codewords found for held-out rows may be this fraction
+# farther than the nearest ones; else more groups are searched. Half a percent of misled rows moves the means of
+# the others by far less.
+MOST_SEARCH_LOSS = 0.005
 
 
 def need(run: Run) -> Need:
@@ -47,19 +56,31 @@ def need(run: Run) -> Need:
 def execute(run: Run) -> str:
     """Learn the codebook, or take the one that is given, and write it beside the codes to be."""
     run.generation.folder.create()
+    heard, changed = len(run.warnings), None
     if run.given is not None:
         quantizer, history, origin = run.given, [], f"taken from {run.config.codebook.source}"
     else:
-        state = _train(run, run.finished_sample())
+        sample = run.finished_sample()
+        state = _train(run, sample)
         quantizer = Quantizer(state.codebook, run.route)
+        changed = _change(run, sample, quantizer)
         history, origin = [asdict(record) for record in state.history], "trained before"
     write_codebook(run.generation.codebook_path, quantizer, history)
     run.generation.mark_done(
-        "train", run.train_fingerprint, digest=quantizer.codebook.digest, origin=origin
+        "train",
+        run.train_fingerprint,
+        digest=quantizer.codebook.digest,
+        origin=origin,
+        warm_start=changed,
+        warnings=run.warnings[heard:],
     )
     run.generation.folder.remove(CHECKPOINT_FILE)
     rounds = f" in {len(history)} rounds" if history else ""
-    return f"codebook {run.spec}{rounds}, digest {quantizer.codebook.digest[:12]}"
+    said = f"codebook {run.spec}{rounds}, digest {quantizer.codebook.digest[:12]}"
+    if changed is None:
+        return said
+    rows = "held-out" if changed["rows_are"] == "heldout" else "training"
+    return f"{said}; {changed['rows_changed']:.1%} of {rows} rows changed their code"
 
 
 def _train(run: Run, sample: Sample) -> TrainState:
@@ -68,50 +89,85 @@ def _train(run: Run, sample: Sample) -> TrainState:
     run.progress.begin("train", schedule.rounds, "rounds")
     run.progress.advance(state.round)
     written = time.monotonic()
-    while state.phase != "finished":
-        state = _round(run, sample, schedule, state)
+    while True:
+        state, tally = _fan_out(run, sample, schedule, state)
+        if tally is None:
+            return state
+        state = _step(run, schedule, state, tally)
+        # It may be as large as the codebook, and the next one is on its way.
+        del tally
         if time.monotonic() - written > CHECKPOINT_SECONDS:
             _checkpoint(run, state)
             written = time.monotonic()
+
+
+def _fan_out(
+    run: Run, sample: Sample, schedule: Schedule, state: TrainState
+) -> tuple[TrainState, Tally | None]:
+    """Tally the next batch, and look at the rows that judge the codewords where that is due.
+
+    Both are against the same codewords, so they go out together.
+
+    Returns
+    -------
+    state : TrainState
+        As given, with what was seen on the last line of history, and in the phase that follows from it.
+    tally : Tally or None
+        None after the last round.
+    """
+    finished, items = state.phase == "finished", []
+    if not finished:
+        batch = schedule.batches[state.round]
+        slices = batch_slices(
+            schedule.starts[state.round], batch, run.slice_rows(batch), schedule.rows
+        )
+        items = [Slice("train", shard) for shard in slices]
+    if state.round and (finished or schedule.looks_after(state.round)):
+        items += _looks(run, sample, state)
+    if not items:
+        return state, None
+    quantizer = Quantizer(state.codebook, choose_search(state.probes))
+    job = TallyJob(sample, quantizer, run.route)
+    rows = max(item.shard.rows for item in items)
+    size = tally_bytes(run.spec, run.source.dim, rows)
+    result = run.runner.fold(tally_slice, items, job, result_bytes=size)
+    if result.look is not None:
+        state = _looked(run, sample, state, result.look)
+        state = next_phase(state, schedule, run.config.train.stop)
+    return state, result.training
+
+
+def _looks(run: Run, sample: Sample, state: TrainState) -> list[Slice]:
+    """Return the slices of the held-out rows; of training rows where there are none and a search is judged."""
+    name: SetName = "heldout" if sample.rows["heldout"] else "train"
+    rows = min(sample.rows[name], MOST_HELDOUT_ROWS if name == "train" else sample.rows[name])
+    if name == "train" and not state.probes:
+        return []
+    return [Slice(name, shard, look=True) for shard in plan_shards(rows, run.slice_rows(rows))]
+
+
+def _looked(run: Run, sample: Sample, state: TrainState, look: Look) -> TrainState:
+    """Keep what the held-out rows say, and search in more groups where too much is missed."""
+    heldout = look.distortion if sample.rows["heldout"] else None
+    state = state.looked(heldout, look.search_loss if state.probes else None)
+    if heldout is not None:
+        run.progress.advance(0, f"held-out distortion {heldout:.6g}")
+    if state.probes and look.search_loss > MOST_SEARCH_LOSS:
+        state = replace(state, probes=more_probes(run.spec, state.probes))
     return state
 
 
-def _round(run: Run, sample: Sample, schedule: Schedule, state: TrainState) -> TrainState:
-    """Take one round: tally a batch, step, look at the held-out rows where it is time."""
-    rows = sample.rows["train"]
-    slices = batch_slices(
-        state.round, schedule.batch_rows, run.slice_rows(schedule.batch_rows), rows
-    )
-    job = TallyJob(sample, "train", Quantizer(state.codebook, run.route))
-    tally = run.runner.fold(tally_slice, slices, job)
-    decay = schedule.decay if state.phase == "forgetting" else 1.0
-    step = take_step(state, tally, decay, run.config.seed)
-    heldout = None
-    last = step.state.round == schedule.rounds
-    if sample.rows["heldout"] and (step.state.round % schedule.check_rounds == 0 or last):
-        heldout = _heldout_distortion(run, sample, step.state.codebook)
+def _step(run: Run, schedule: Schedule, state: TrainState, tally: Tally) -> TrainState:
+    """Take one step and say which phase follows."""
+    forgetting = state.phase == "forgetting"
+    decay = (schedule.decay if forgetting else schedule.averaging_decay)(state.round)
+    step = take_step(state, tally, decay, run.config.seed, moves=forgetting)
+    taken = step.state.round
     record = RoundRecord(
-        step.state.round,
-        step.state.round * schedule.batch_rows,
-        tally.distortion,
-        heldout,
-        step.dead,
-        step.moved,
+        taken, schedule.starts[taken], tally.distortion, None, step.dead, step.moved
     )
-    shown = "" if heldout is None else f"held-out distortion {heldout:.6g}"
-    run.progress.advance(1, shown)
-    stepped = step.state.recorded(record)
-    phase = next_phase(stepped, schedule, run.config.train.stop)
-    if phase == "averaging" != stepped.phase:
-        stepped = replace(stepped, averaging_from=stepped.round)
-    return replace(stepped, phase=phase)
-
-
-def _heldout_distortion(run: Run, sample: Sample, codebook: Codebook) -> float:
-    rows = sample.rows["heldout"]
-    job = TallyJob(sample, "heldout", Quantizer(codebook, run.route))
-    slices = list(plan_shards(rows, run.slice_rows(rows)))
-    return run.runner.fold(tally_slice, slices, job).distortion
+    run.progress.advance(1)
+    return next_phase(step.state.recorded(record), schedule, run.config.train.stop)
 
 
 def _begin(run: Run, sample: Sample) -> TrainState:
@@ -124,7 +180,11 @@ def _begin(run: Run, sample: Sample) -> TrainState:
     """
     metric, spec = run.config.source.metric, run.spec
     if run.config.train.init is not None:
-        return TrainState.begin(read_initial(run.config.train.init, spec, run.source.dim, metric))
+        rows = sample.rows["train"]
+        return replace(
+            TrainState.begin(_initial(run), memory_rows(spec.k, rows) / spec.k),
+            probes=first_probes(spec),
+        )
     pieces = (prepare_rows(piece, metric)[0] for piece in sample.pieces("train", _SEEDING_ROWS))
     centroids, distinct = first_distinct(pieces, spec.m, spec.k)
     if spec.kind == "KM" and distinct[0] < spec.k:
@@ -136,21 +196,50 @@ def _begin(run: Run, sample: Sample) -> TrainState:
     offset = np.zeros(run.source.dim, dtype=np.float32)
     if metric == "l2":
         offset = np.array(sample.mean, dtype=np.float32)
-    return TrainState.begin(Codebook(spec.kind, metric, offset, centroids[None]))
+    state = TrainState.begin(Codebook(spec.kind, metric, offset, centroids[None]))
+    # A few surplus codewords are far from every group.
+    return replace(state, probes=first_probes(spec) if min(distinct) == spec.k else 0)
+
+
+def _initial(run: Run) -> Codebook:
+    """Return the codebook that ``train.init`` names."""
+    path, metric = str(run.config.train.init), run.config.source.metric
+    return read_initial(path, run.spec, run.source.dim, metric)
+
+
+def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | None:
+    """Return how many held-out rows have another code than under ``train.init``."""
+    if run.config.train.init is None:
+        return None
+    name: SetName = "heldout" if sample.rows["heldout"] else "train"
+    rows = min(sample.rows[name], max(sample.rows["heldout"], MOST_HELDOUT_ROWS))
+    before = Quantizer(_initial(run), run.route)
+    found = run.runner.fold(
+        compare_slice,
+        list(plan_shards(rows, run.slice_rows(rows))),
+        CompareJob(sample, name, before, learnt),
+    )
+    return {
+        "from": before.codebook.digest,
+        "rows": found.rows,
+        "rows_are": name,
+        "rows_changed": found.changed / found.rows,
+        "codes_changed": [count / found.rows for count in found.changed_codes.tolist()],
+    }
 
 
 def _warn_of_surplus(run: Run, distinct: list[int]) -> None:
     short = [column for column, count in enumerate(distinct) if count < run.spec.k]
     if short:
         run.warn(
-            f"codebook {run.spec}: column {', '.join(map(str, short[:5]))}{'...' if len(short) > 5 else ''} has "
-            f"fewer distinct sub-vectors ({min(distinct)} the fewest) than its {run.spec.k} codewords; the "
-            "surplus stays unused"
+            f"codebook {run.spec}: column {name_columns(short)} has fewer distinct sub-vectors ({min(distinct)} the "
+            f"fewest) than its {run.spec.k} codewords; the surplus stays unused"
         )
 
 
 def _checkpoint(run: Run, state: TrainState) -> None:
-    run.generation.folder.write_bytes(CHECKPOINT_FILE, state.to_bytes())
+    with run.generation.folder.writing(CHECKPOINT_FILE) as path, open(path, "wb") as file:
+        state.write(file)
 
 
 def _resume(run: Run) -> TrainState | None:
@@ -158,7 +247,8 @@ def _resume(run: Run) -> TrainState | None:
     if not run.generation.folder.has(CHECKPOINT_FILE):
         return None
     try:
-        return TrainState.from_bytes(run.generation.folder.read_bytes(CHECKPOINT_FILE))
+        with open(run.generation.folder.file(CHECKPOINT_FILE), "rb") as file:
+            return TrainState.read(file)
     except Exception as error:
         run.warn(f"{CHECKPOINT_FILE} cannot be read ({error}); training starts over")
         return None

@@ -1,6 +1,13 @@
 """Assignment, encoding and FAISS indexes. The only room that knows FAISS."""
 
-from vqpipe.quantizer.assign import Route, choose_route
+from vqpipe.quantizer.assign import Route, choose_route, choose_search, first_probes, more_probes
 from vqpipe.quantizer.quantizer import Quantizer
 
-__all__ = ["Quantizer", "Route", "choose_route"]
+__all__ = [
+    "Quantizer",
+    "Route",
+    "choose_route",
+    "choose_search",
+    "first_probes",
+    "more_probes",
+]

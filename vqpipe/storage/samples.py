@@ -44,8 +44,18 @@ class Sample:
 
     def vectors(self, name: SetName, start: int, stop: int) -> NDArray[Any]:
         """Return rows ``start:stop`` of a set in the source's dtype."""
-        values: NDArray[Any] = np.asarray(_open(self.path, name)[start:stop])
-        return values
+        array = _open(self.path, name)
+        rows = array.chunks[0]
+        parts = [
+            _chunk(self.path, self.mean, name, at)[max(0, start - at * rows) : stop - at * rows]
+            for at in range(start // rows, ceil_div(stop, rows))
+        ]
+        # One chunk's rows are that chunk's own memory, which others will read: never written to.
+        return (
+            parts[0]
+            if len(parts) == 1
+            else np.concatenate(parts or [_chunk(self.path, self.mean, name, 0)[:0]])
+        )
 
     def row_numbers(self, name: SetName, start: int = 0, stop: int | None = None) -> Int64:
         """Return the row numbers in the source of rows ``start:stop`` of a set."""
@@ -56,6 +66,17 @@ class Sample:
         """Yield a set's rows in order."""
         for start in range(0, self.rows[name], piece_rows):
             yield self.vectors(name, start, min(start + piece_rows, self.rows[name]))
+
+
+# Slices of a batch are smaller than chunks and follow one another. The mean tells a sample from one that
+# was drawn anew, and lies at the same path, while a worker lives on.
+@lru_cache(maxsize=2)
+def _chunk(path: str, mean: tuple[float, ...], name: str, index: int) -> NDArray[Any]:
+    array = _open(path, name)
+    rows = array.chunks[0]
+    values: NDArray[Any] = np.asarray(array[index * rows : (index + 1) * rows])
+    values.flags.writeable = False
+    return values
 
 
 @lru_cache(maxsize=16)
@@ -76,6 +97,7 @@ def target_shard_rows(rows: int, row_bytes: int) -> tuple[int, int]:
 def create_sample(path: str, rows: dict[SetName, int], dim: int, dtype: str) -> None:
     """Write the metadata of a sample, before any task writes rows."""
     _open.cache_clear()
+    _chunk.cache_clear()
     group = make_group(path)
     row_bytes = dim * np.dtype(dtype).itemsize
     for name, count in rows.items():
