@@ -68,7 +68,7 @@ def test_sift_pq16_is_as_good_as_faiss_and_finds_as_much() -> None:
         DATA / "sift128-query-1k.bvecs",
         DATA / "sift128-groundtruth-1k.ivecs",
     )
-    assert ratio <= 1.02
+    assert ratio <= 1.0
     assert lower[1] <= 0.02
     assert lower[10] <= 0.01
     assert lower[100] <= 0.01
@@ -76,6 +76,10 @@ def test_sift_pq16_is_as_good_as_faiss_and_finds_as_much() -> None:
 
 @needs_data
 @pytest.mark.long
-def test_glove_km1024_is_as_good_as_faiss() -> None:
-    ratio, _ = compare(DATA / "glove100-base-100k.npy", "KM1024", seeds=4)
-    assert ratio <= 1.03
+@pytest.mark.parametrize(
+    ("file", "most"), [("glove100-base-100k.npy", 1.005), ("sift128-base-200k.bvecs", 1.003)]
+)
+def test_km1024_in_four_passes_is_as_good_as_faiss_in_twenty_five(file: str, most: float) -> None:
+    """Over all rows, though a tenth or a twentieth of them was kept from vqpipe's training."""
+    ratio, _ = compare(DATA / file, "KM1024", seeds=4)
+    assert ratio <= most

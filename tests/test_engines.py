@@ -90,20 +90,27 @@ def test_what_the_user_must_mend_is_not_tried_again(runner: Runner, tmp_path: Pa
     assert (tmp_path / "3").read_text() == "x"
 
 
+@pytest.mark.parametrize("result_bytes", [None, 8, 1 << 30])
 @pytest.mark.parametrize("items", [1, 2, 7, 64])
-def test_a_fold_adds_in_one_order_on_every_engine(runner: Runner, items: int) -> None:
+def test_a_fold_adds_in_one_order_on_every_engine(
+    runner: Runner, items: int, result_bytes: int | None
+) -> None:
+    """Also where small results come home to be added, and large ones are added where they lie."""
     longhand = [awkward(item, 0.1).value for item in range(items)]
     while len(longhand) > 1:
         pairs = [sum(longhand[place : place + 2]) for place in range(0, len(longhand), 2)]
         longhand = pairs
-    assert runner.fold(awkward, list(range(items)), 0.1).value == longhand[0]
+    assert runner.fold(awkward, list(range(items)), 0.1, result_bytes).value == longhand[0]
 
 
-def test_a_fold_raises_the_first_failed_items_error(runner: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("result_bytes", [None, 8])
+def test_a_fold_raises_the_first_failed_items_error(
+    runner: Runner, tmp_path: Path, result_bytes: int | None
+) -> None:
     with pytest.raises(ZeroDivisionError, match="1"):
-        runner.fold(half, [2, 1, 4, 5], tmp_path)
+        runner.fold(half, [2, 1, 4, 5], tmp_path, result_bytes)
     with pytest.raises(SourceError, match="item 9"):
-        runner.fold(half, [2, 9, 5, 6], tmp_path)
+        runner.fold(half, [2, 9, 5, 6], tmp_path, result_bytes)
 
 
 def test_no_items_have_no_outcomes(runner: Runner) -> None:
@@ -124,11 +131,21 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     assert sorted(outcome.value() for outcome in outcomes) == list(range(1, 41))
 
 
-def test_a_fold_survives_the_only_worker_that_held_its_job(tmp_path: Path) -> None:
+def test_a_map_survives_the_only_worker_that_held_its_job(tmp_path: Path) -> None:
     config = ClusterConfig.model_validate({"options": {"n_workers": 1}})
     with DaskRunner(config, MEMORY) as runner:
         total = sum(outcome.value() for outcome in runner.map(die_once, range(10), tmp_path))
     assert total == 55
+
+
+@pytest.mark.parametrize("result_bytes", [None, 8])
+def test_a_fold_is_whole_though_the_only_worker_died_in_the_middle(
+    tmp_path: Path, result_bytes: int | None
+) -> None:
+    config = ClusterConfig.model_validate({"options": {"n_workers": 1}})
+    with DaskRunner(config, MEMORY) as runner:
+        assert runner.fold(die_once, range(10), tmp_path, result_bytes) == 55
+    assert (tmp_path / "died").exists()
 
 
 def test_a_running_scheduler_is_used_and_left_running() -> None:

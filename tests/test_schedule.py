@@ -107,6 +107,23 @@ def test_a_schedule_keeps_what_the_config_says_and_its_own_promises(
             assert decay == averaging == 0
 
 
+@pytest.mark.parametrize(
+    ("spec", "rows", "heldout"),
+    [
+        (CodebookSpec("KM", 1, 1024), 190_000, 10_000),
+        (CodebookSpec("PQ", 16, 256), 190_000, 10_000),
+        (CodebookSpec("KM", 1, 16_384), 990_000, 10_000),
+        (CodebookSpec("KM", 1, 1024), 1_024_000, 10_000),
+    ],
+)
+def test_training_and_its_looks_make_no_more_than_four_passes(
+    spec: CodebookSpec, rows: int, heldout: int
+) -> None:
+    schedule = plan_schedule(spec, rows)
+    looks = sum(schedule.looks_after(taken) for taken in range(1, schedule.rounds + 1))
+    assert schedule.starts[-1] + looks * heldout <= 4 * (rows + heldout)
+
+
 @given(k=st.integers(1, 1 << 20), seen=st.integers(0, 10**10))
 def test_memory_grows_with_the_root_of_the_rows_seen(k: int, seen: int) -> None:
     memory = memory_rows(k, seen) / k

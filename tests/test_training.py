@@ -275,6 +275,24 @@ def test_a_search_that_misses_too_much_looks_at_more_groups(
     assert used[-1] == 0
 
 
+@pytest.mark.usefixtures("many")
+def test_a_searched_and_warm_training_is_the_same_on_every_engine(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    run_here(config_of(tmp_path / "first", WORDS, "KM300", train__rounds=5), until="train")
+    init = str(tmp_path / "first/out/v1/codebook.zarr")
+    outputs, changes = [], []
+    for cluster in ("serial", 2):
+        folder = tmp_path / str(cluster)
+        folder.mkdir()
+        where = "serial" if cluster == "serial" else {"options": {"n_workers": cluster}}
+        keys = {"train__rounds": 8, "train__init": init, "cluster": where}
+        changes.append(run_here(config_of(folder, WORDS, "KM300", **keys), "train")["warm_start"])
+        outputs.append(files_of(folder / "out/v1/codebook.zarr"))
+    assert outputs[0] == outputs[1]
+    assert changes[0] == changes[1]
+    assert codebook_of(tmp_path / "2/out").history[-1]["search_loss"] is not None
+
+
 def test_what_comes_home_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """No labels, distances or vectors: a tally of ten times the rows is as large."""
     run_here(config_of(tmp_path, WORDS, "KM16"), until="train")
