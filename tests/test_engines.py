@@ -13,6 +13,7 @@ import pytest
 from distributed import LocalCluster
 
 from vqpipe.config import ClusterConfig
+from vqpipe.engines import allocator
 from vqpipe.engines.dask import DaskRunner, cluster_class
 from vqpipe.engines.serial import SerialRunner
 from vqpipe.errors import ConfigError, SourceError, StageError
@@ -177,3 +178,20 @@ def test_only_a_dask_cluster_is_a_cluster(path: str) -> None:
 def test_nothing_is_started_before_the_first_task() -> None:
     with DaskRunner(ClusterConfig(), MEMORY) as runner:
         assert runner.dashboard_link is None
+
+
+def test_a_worker_keeps_freed_memory_and_other_systems_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, name: int, value: int) -> None:
+            calls.append((name, value))
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: Library())
+    allocator.keep_freed_memory.__wrapped__()
+    assert len(calls) == 2
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
+    allocator.keep_freed_memory.__wrapped__()
+    assert len(calls) == 2

@@ -14,6 +14,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig, ScaleConfig
+from vqpipe.engines.allocator import keep_freed_memory
 from vqpipe.engines.single_thread import run_single_threaded
 from vqpipe.errors import ConfigError, StageError, VqpipeError
 from vqpipe.runner import Item, Job, Outcome, Result, Sum, fold_tree
@@ -117,9 +118,8 @@ class DaskRunner:
             return self._fold_at_home(task, items, job)
         sender = _Sender(self._connected(), task, job)
         while True:
-            futures = [sender.submit(item) for item in items]
-            total = fold_tree(futures, sender.add)
-            outcome = sender.outcome(total, items[0])
+            futures = sender.submit_all(items)
+            outcome = sender.outcome(sender.fold(futures), items[0])
             if outcome is not None:
                 break
         if outcome.error is not None:
@@ -135,7 +135,7 @@ class DaskRunner:
         """Add results that are small here: it saves a task and a journey for every sum."""
         sender = _Sender(self._connected(), task, job)
         while True:
-            outcomes = sender.outcomes([sender.submit(item) for item in items], items)
+            outcomes = sender.outcomes(sender.submit_all(items), items)
             if all(outcome is not None for outcome in outcomes):
                 return fold_tree((outcome.value() for outcome in outcomes if outcome), add)
 
@@ -181,9 +181,27 @@ class _Sender(Generic[Item, Job, Result]):
             key=f"{self._task.__name__}-{os.urandom(8).hex()}",
         )  # fmt: skip
 
-    def add(self, left: Future[Any], right: Future[Any]) -> Future[Any]:
-        # Before any task still waiting: parts that lie about are memory.
-        return self.client.submit(_add, left, right, pure=False, priority=1)
+    def submit_all(self, items: Sequence[Item]) -> list[Future[Any]]:
+        """Submit many tasks in one message."""
+        count = len(items)
+        futures: list[Future[Any]] = self.client.map(
+            _run, [self._task] * count, items, [self._sent] * count,
+            pure=False, retries=RETRIES,
+            key=[f"{self._task.__name__}-{os.urandom(8).hex()}" for _ in items],
+        )  # fmt: skip
+        return futures
+
+    def fold(self, futures: Sequence[Future[Any]]) -> Future[Any]:
+        """Add results where they lie, in the tree of `fold_tree`: a message for each of its levels."""
+        level = list(futures)
+        while len(level) > 1:
+            pairs = len(level) // 2
+            # Before any task still waiting: parts that lie about are memory.
+            added = self.client.map(
+                _add, level[: 2 * pairs : 2], level[1 : 2 * pairs : 2], pure=False, priority=1
+            )
+            level = [*added, *level[2 * pairs :]]
+        return level[0]
 
     def outcomes(
         self, futures: Sequence[Future[Any]], items: Sequence[Item]
@@ -220,6 +238,7 @@ def _outcome(item: Item, result: Any) -> Outcome[Item, Any]:
 
 def _run(task: Callable[[Item, Job], Result], item: Item, job: Job) -> Result | VqpipeError:
     """Run a task on a worker. What the user must mend is returned, not raised: it needs no retry."""
+    keep_freed_memory()
     try:
         return run_single_threaded(task, item, job)
     except VqpipeError as error:

@@ -28,8 +28,8 @@ LEAST_MEAN_WEIGHT = 5.0
 LOOKED_SHARE = 1 / 16
 LEAST_LOOKED = 64
 
-# Candidates and codewords whose distances are held at a time.
-_CANDIDATES, _CODEWORDS = 256, 1 << 14
+# Candidates and codewords whose scores are held at a time: a megabyte, which stays in the cache.
+_CANDIDATES, _CODEWORDS = 256, 1 << 10
 
 
 def move_starved(
@@ -112,21 +112,27 @@ def _share(
 def distances_to_nearest(
     looked: Indices, centroids: Float32, offset: Float32, alive: Mask
 ) -> Float64:
-    """Return the squared distance of some codewords to the nearest other one."""
-    nearest = np.full(len(looked), np.inf)
+    """Return the squared distance of some codewords to the nearest other one: an estimate, in float32."""
+    width = centroids.shape[1]
+    rows = np.ones((len(looked), width + 1), dtype=np.float32)
+    rows[:, :width] = centroids[looked] - offset
+    best = np.full(len(looked), -np.inf, dtype=np.float32)
     for start in range(0, len(centroids), _CODEWORDS):
         others = centroids[start : start + _CODEWORDS] - offset
-        others[~alive[start : start + _CODEWORDS]] = 0
-        halves = 0.5 * np.einsum("kw,kw->k", others, others, dtype=np.float64)
-        halves[~alive[start : start + _CODEWORDS]] = np.inf
+        living = alive[start : start + _CODEWORDS]
+        others[~living] = 0
+        # x.c - |c|^2 / 2 is largest where c is nearest: the halves are one more dim, against a constant 1.
+        table = np.empty((width + 1, len(others)), dtype=np.float32)
+        table[:width] = others.T
+        table[width] = -0.5 * np.einsum("kw,kw->k", others, others, dtype=np.float64)
+        table[width, ~living] = -np.inf
         for first in range(0, len(looked), _CANDIDATES):
+            scores = rows[first : first + _CANDIDATES] @ table
             codes = looked[first : first + _CANDIDATES]
-            rows = centroids[codes] - offset
-            squared = 2 * (halves - rows @ others.T)
-            squared += np.einsum("kw,kw->k", rows, rows, dtype=np.float64)[:, None]
             own = np.flatnonzero((codes >= start) & (codes < start + _CODEWORDS))
-            squared[own, codes[own] - start] = np.inf
-            part = nearest[first : first + _CANDIDATES]
-            np.minimum(part, squared.min(axis=1), out=part)
-    found: Float64 = np.maximum(nearest, 0.0)
+            scores[own, codes[own] - start] = -np.inf
+            part = best[first : first + _CANDIDATES]
+            np.maximum(part, scores.max(axis=1), out=part)
+    norms = np.einsum("kw,kw->k", rows[:, :width], rows[:, :width], dtype=np.float64)
+    found: Float64 = np.maximum(norms - 2 * best.astype(np.float64), 0.0)
     return found

@@ -12,7 +12,14 @@ from vqpipe.errors import CodebookError, ConfigError
 from vqpipe.kmeans.schedule import MOST_SLICES, Schedule, plan_schedule
 from vqpipe.pipeline.generation import Generation, fingerprint
 from vqpipe.progress import Progress
-from vqpipe.quantizer import Quantizer, Route, choose_route, choose_search, first_probes
+from vqpipe.quantizer import (
+    Quantizer,
+    Route,
+    choose_route,
+    choose_search,
+    compared_codewords,
+    first_probes,
+)
 from vqpipe.runner import Runner
 from vqpipe.shards import ceil_div, choose_shard_rows, choose_slice_rows
 from vqpipe.sources import VectorArray
@@ -28,10 +35,12 @@ LEAST_TRAIN_ROWS = 500_000
 # With fewer training rows a codeword than this, none are spared for measuring.
 LEAST_ROWS_PER_CODEWORD = 4
 
-# A slice is about so much work on one core, some 40 ms, and so many rows at most: less would cost more to send
-# than to compute, and more would leave workers waiting for the last one.
-SLICE_FLOPS = 4_000_000_000
-TARGET_SLICE_ROWS = 4_096
+# A slice is about so much work on one core, some 80 ms, and so many rows at most: less would cost more to send
+# and to add up than to compute, and more would leave workers waiting for the last one.
+SLICE_FLOPS = 8_000_000_000
+TARGET_SLICE_ROWS = 8_192
+# A multiple of so many slices: as much work for each of two or four workers.
+EVEN_SLICES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +209,10 @@ class Run:
 
     def slice_rows(self, rows: int) -> int:
         """Return the rows of a slice when ``rows`` of the sample are cut into slices."""
-        work = 2 * self.spec.k * self.source.dim
+        work = 2 * compared_codewords(self.spec, self.search) * self.source.dim
         target = min(TARGET_SLICE_ROWS, max(1, SLICE_FLOPS // work))
-        # One less than may be: a batch that crosses the sample's end is cut there as well.
-        count = min(MOST_SLICES - 1, ceil_div(rows, target))
+        # Fewer than may be: a batch that crosses the sample's end is cut there as well.
+        count = min(MOST_SLICES - EVEN_SLICES, EVEN_SLICES * ceil_div(rows, EVEN_SLICES * target))
         return choose_slice_rows(rows, self.search.block_rows, count)
 
     def sample(self) -> Sample | None:

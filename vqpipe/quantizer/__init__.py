@@ -1,6 +1,13 @@
 """Assignment, encoding and FAISS indexes. The only room that knows FAISS."""
 
-from vqpipe.quantizer.assign import Route, choose_route, choose_search, first_probes, more_probes
+from vqpipe.quantizer.assign import (
+    Route,
+    choose_route,
+    choose_search,
+    compared_codewords,
+    first_probes,
+    more_probes,
+)
 from vqpipe.quantizer.quantizer import Quantizer
 
 __all__ = [
@@ -8,6 +15,7 @@ __all__ = [
     "Route",
     "choose_route",
     "choose_search",
+    "compared_codewords",
     "first_probes",
     "more_probes",
 ]

@@ -85,6 +85,14 @@ def choose_search(probes: int) -> Route:
     return Route("product", PRODUCT_BLOCK_ROWS)
 
 
+def compared_codewords(spec: CodebookSpec, route: Route) -> int:
+    """Return about how many codewords of each column a row is compared with by a route."""
+    if route.name != "grouped":
+        return spec.k
+    groups = count_groups(spec.k)
+    return groups + spec.k * route.probes // groups
+
+
 def first_probes(spec: CodebookSpec) -> int:
     """Return how many groups a row looks into when training begins; 0 for all codewords."""
     pays = spec.m == 1 and spec.k >= LEAST_GROUPED_CODEWORDS
@@ -165,12 +173,14 @@ def _product(centroids: Float32, block_rows: int) -> Callable[[], Search]:
             best: Labels = np.matmul(operand, table[column, :, :size], out=scores).argmax(axis=1)
             score = scores[every, best]
             for start in range(size, k, size):
-                block = np.matmul(operand, table[column, :, start : start + size])
+                part = table[column, :, start : start + size]
+                block = np.matmul(operand, part, out=scores if part.shape[1] == size else None)
                 found = block.argmax(axis=1)
+                found_score = block[every, found]
                 # Strictly greater: of equal ones the first stays, as in a single argmax.
-                better = block[every, found] > score
+                better = found_score > score
                 best[better] = found[better] + start
-                score[better] = block[every, found][better]
+                score[better] = found_score[better]
             return best
 
         return search

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float32, Labels
 
-# Groups are refined this often: more brings nothing, as codewords move between rounds anyway.
-_REFINEMENTS = 4
+# Groups are refined this often, on this share of the codewords: more brings nothing, as codewords move between
+# rounds anyway, and every worker does it in every round.
+_REFINEMENTS, _REFINED_SHARE = 4, 4
 
 # Rows whose scores are held at a time: with a group's 128 to 256 codewords, half a megabyte.
 _BLOCK_ROWS = 512
@@ -65,12 +66,13 @@ def make_groups(centroids: Float32) -> Groups:
     count = count_groups(k)
     # Any spread-out choice does: codewords are in no order.
     centres = centroids[:: k // count][:count].copy()
+    some = centroids[::_REFINED_SHARE]
     for _ in range(_REFINEMENTS):
-        labels = _nearest(centroids, _table(centres))
+        labels = _nearest(some, _table(centres))
         sizes = np.bincount(labels, minlength=count)
         sums = np.empty((count, width))
         for axis in range(width):
-            sums[:, axis] = np.bincount(labels, weights=centroids[:, axis], minlength=count)
+            sums[:, axis] = np.bincount(labels, weights=some[:, axis], minlength=count)
         filled = sizes > 0
         centres[filled] = sums[filled] / sizes[filled, None]
     labels = _nearest(centroids, _table(centres))
