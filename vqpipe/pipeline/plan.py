@@ -15,7 +15,7 @@ from vqpipe.pipeline.record import RUN_FILE
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import plan_draws, scatter_shards
 from vqpipe.pipeline.stage import Need
-from vqpipe.quantizer import Quantizer
+from vqpipe.quantizer import Quantizer, compared_codewords
 from vqpipe.shards import ceil_div
 from vqpipe.tasks.encode import window_rows
 
@@ -109,8 +109,9 @@ def _rates(run: Run) -> dict[str, float]:
         rates.update(run.output.read_json(RUN_FILE).get("rows_per_second", {}))
     if "encode" not in rates:
         rates["encode"] = _calibrate(run)
-    # A training row costs what an encoded row costs, and its share of the tally.
-    rates.setdefault("train", rates["encode"] * 0.7)
+    # A training row costs what an encoded row costs, less what its search spares, and its share of the tally.
+    spared = run.spec.k / compared_codewords(run.spec, run.search)
+    rates.setdefault("train", rates["encode"] * 0.7 * spared)
     return rates
 
 
