@@ -1,4 +1,4 @@
-"""Assignment: both routes against float64 brute force, at any place and scale, in any company."""
+"""Assignment: every route against float64 brute force, at any place and scale, in any company."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 from vqpipe.codebook import SURPLUS, Codebook, CodebookSpec
 from vqpipe.errors import CodebookError, InvalidRowError, VqpipeError
+from vqpipe.kernels import can_compile
 from vqpipe.quantizer import Quantizer, Route, choose_route
 from vqpipe.quantizer.assign import make_assigner
 
-ROUTES = [Route("product", 256), Route("flat", 2048)]
+ROUTES = [Route("product", 256), Route("flat", 2048), Route("fused", 256)]
 BY_NAME = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 
 # dim, m, k
@@ -149,11 +150,12 @@ def test_equal_codewords_are_chosen_by_smaller_number(route: Route) -> None:
     assert quantizer.encode(rows).max() < 1300
 
 
-def test_both_routes_choose_the_same_but_for_float_ties() -> None:
+def test_all_routes_choose_the_same_but_for_float_ties() -> None:
     vectors, centroids = sample(32, 4, 256, rows=4000, seed=9)
     rows = vectors.astype(np.float32)
-    one, other = (quantizer_of(centroids, np.zeros(32), route).encode(rows) for route in ROUTES)
-    assert (one != other).mean() < 1e-3
+    one, *others = (quantizer_of(centroids, np.zeros(32), route).encode(rows) for route in ROUTES)
+    for other in others:
+        assert (one != other).mean() < 1e-3
 
 
 @BY_NAME
@@ -260,10 +262,15 @@ def test_a_quantizer_that_has_encoded_still_travels(route: Route) -> None:
 
 @pytest.mark.parametrize("k", [1, 256, 4096])
 @pytest.mark.parametrize("width", [1, 8, 16, 64])
-def test_the_route_is_chosen_by_shape_alone(k: int, width: int) -> None:
+def test_the_route_is_chosen_by_shape_and_cpu_alone(
+    k: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = CodebookSpec("PQ", 4, k)
     assert choose_route(spec, 4 * width) == choose_route(spec, 4 * width)
-    assert choose_route(spec, 4 * width).name in {"product", "flat"}
-    # The product route's scratch space has one size.
-    route = choose_route(spec, 4 * width)
-    assert route.name == "flat" or route.block_rows == 256
+    if can_compile():
+        assert choose_route(spec, 4 * width).name == "fused"
+    with monkeypatch.context() as without:
+        without.setattr("vqpipe.quantizer.assign.can_compile", lambda: False)
+        route = choose_route(spec, 4 * width)
+        # The product route's scratch space has one size.
+        assert route.name == "flat" or (route.name, route.block_rows) == ("product", 256)

@@ -33,6 +33,7 @@ train:
 encode:
   shard_rows: auto            # whole source chunks, about 2^20 rows
   store_error: false          # keep each row's squared error beside its codes
+  assign: exact               # the nearest codeword; fast: of 8,192 and more, at most 0.2% more distortion
 evaluate:
   queries: 1000               # held-out rows as queries, or a file: {{uri: ..., format: auto}}
   truth: null                 # with a file of queries: their nearest rows, {{uri: ...}}; all rows are searched

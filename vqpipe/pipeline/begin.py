@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,11 +23,12 @@ from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
 from vqpipe.pipeline.run import Run, sample_settings
 from vqpipe.progress import Progress
-from vqpipe.quantizer import Quantizer
+from vqpipe.quantizer import Quantizer, choose_route
 from vqpipe.runner import Runner
 from vqpipe.sources import VectorArray, open_source
 from vqpipe.storage.codebook_file import read_codebook, write_codebook
 from vqpipe.storage.folder import Folder
+from vqpipe.tasks.calibrate import CalibrateJob, calibrate
 
 # Stages that a generation is made of: forcing one of them starts the next generation.
 GENERATION_STAGES = ("ingest", "sample", "train", "encode")
@@ -243,13 +245,19 @@ def establish(run: Run) -> None:
         return
     run.generation.folder.create()
     earlier = _same_codebook(run)
-    if earlier is not None:
+    if earlier is None:
+        job = CalibrateJob(run.spec, run.source.dim)
+        route = next(iter(run.runner.map(calibrate, [None], job))).value()
+    else:
         file = read_codebook(earlier.codebook_path)
-        write_codebook(run.generation.codebook_path, file.quantizer, file.history)
+        route = earlier.route or choose_route(run.spec, run.source.dim)
+        quantizer = replace(file.quantizer, route=route)
+        write_codebook(run.generation.codebook_path, quantizer, file.history)
         run.generation.facts["stages"]["train"] = {
             **earlier.stage("train"),
             "origin": f"taken over from {earlier.name}",
         }
+    run.generation.facts["route"] = asdict(route)
     run.generation.save()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vqpipe.errors import InvalidRowError, StageError
+from vqpipe.pipeline.fast import settle_route
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.runner import Outcome
@@ -56,6 +57,7 @@ def execute(run: Run) -> str:
     codes = run.codes()
     pending = pending_shards(run, codes)
     digest = run.finished_digest()
+    settle_route(run)
     facts = {"codebook": str(run.spec), "codebook_digest": digest}
     codes.prepare({**facts, "metric": run.config.source.metric})
     job = EncodeJob(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vqpipe.errors import OutputError
+from vqpipe.quantizer import Route
 from vqpipe.storage.folder import Folder
 
 # What a generation records, each an object of its own.
@@ -45,6 +46,12 @@ class Generation:
     def number(self) -> int:
         """The number in the name."""
         return int(self.name[1:])
+
+    @property
+    def route(self) -> Route | None:
+        """The assignment route that the generation keeps to, if it has one."""
+        kept = self.facts.get("route")
+        return Route(**kept) if kept else None
 
     @property
     def codebook_path(self) -> str:

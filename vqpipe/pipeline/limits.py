@@ -39,7 +39,7 @@ def plan_memory(run: Run) -> dict[str, int]:
         shard_rows=min(codes.shard_rows, source.rows),
         batch_rows=batch_rows,
         slice_rows=run.slice_rows(batch_rows) if batch_rows else 0,
-        window_rows=window_rows(source.dim, run.route.block_rows),
+        window_rows=window_rows(source.dim, run.encode_route.block_rows),
         sample_shard_rows=sample_shard_rows,
         scatter_rows=scatter_rows,
         queries=0 if run.spec.kind == "KM" else count,

@@ -183,8 +183,19 @@ class Run:
 
     @property
     def route(self) -> Route:
-        """Assignment route of the codebook, by which rows are encoded."""
-        return choose_route(self.spec, self.source.dim)
+        """Exact assignment route of the codebook: as the generation keeps it, or as it is likely to be."""
+        return self.generation.route or choose_route(self.spec, self.source.dim)
+
+    @property
+    def encode_route(self) -> Route:
+        """Assignment route by which rows are encoded: a search, where the config allows its loss."""
+        kept = self.generation.facts.get("encode_route")
+        if kept:
+            return Route(**kept)
+        probes = first_probes(self.spec)
+        return (
+            choose_search(probes) if probes and self.config.encode.assign == "fast" else self.route
+        )
 
     @property
     def search(self) -> Route:

@@ -58,7 +58,8 @@ def execute(run: Run) -> str:
     run.generation.folder.create()
     heard, changed = len(run.warnings), None
     if run.given is not None:
-        quantizer, history, origin = run.given, [], f"taken from {run.config.codebook.source}"
+        quantizer = replace(run.given, route=run.route)
+        history, origin = [], f"taken from {run.config.codebook.source}"
     else:
         sample = run.finished_sample()
         state = _train(run, sample)

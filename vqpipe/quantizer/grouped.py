@@ -11,11 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float32, Labels
+from vqpipe.kernels import NearestCodewords, can_compile
+
+# From a group, rows with a constant 1 behind them, those that look into it, and what they have found so far.
+Look = Callable[[int, Float32, Labels, Float32, NDArray[np.int32]], None]
 
 # Groups are refined this often, on this share of the codewords: more brings nothing, as codewords move between
 # rounds anyway, and every worker does it in every round.
@@ -30,21 +35,21 @@ _WINDOW_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Codewords by groups, laid out for products.
+    """Codewords by groups.
 
     Attributes
     ----------
     centres : float32 array of shape (width + 1, groups)
-        Centres, transposed, above their negative half squared norms.
-    tables : list of float32 arrays of shape (width + 1, size)
-        The same of each group's codewords.
+        Centres, transposed, above their negative half squared norms: laid out for products.
+    parts : list of float32 arrays of shape (size, width)
+        Each group's codewords.
     starts : int array of shape (groups + 1,)
     order : int array of shape (k,)
         Codewords, group after group.
     """
 
     centres: Float32
-    tables: list[Float32]
+    parts: list[Float32]
     starts: NDArray[np.intp]
     order: NDArray[np.intp]
 
@@ -78,8 +83,8 @@ def make_groups(centroids: Float32) -> Groups:
     labels = _nearest(centroids, _table(centres))
     order = np.argsort(labels, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=count))])
-    tables = [_table(centroids[order[starts[at] : starts[at + 1]]]) for at in range(count)]
-    return Groups(_table(centres), tables, starts, order)
+    parts = [centroids[order[start:stop]] for start, stop in pairwise(starts)]
+    return Groups(_table(centres), parts, starts, order)
 
 
 def make_grouped(centroids: Float32, probes: int) -> Callable[[Float32], Labels]:
@@ -99,28 +104,59 @@ def make_grouped(centroids: Float32, probes: int) -> Callable[[Float32], Labels]
     groups = make_groups(centroids)
     width = centroids.shape[1]
 
+    look = _fused_look(groups) if can_compile() else _product_look(groups)
+
     def assign(rows: Float32) -> Labels:
         operand = np.ones((len(rows), width + 1), dtype=np.float32)
         operand[:, :width] = rows
         lookers, bounds = _visits(operand, groups.centres, probes)
-        best = np.full(len(rows), -np.inf, dtype=np.float32)
-        found = np.zeros(len(rows), dtype=np.intp)
-        for at, table in enumerate(groups.tables):
+        scores = np.full(len(rows), -np.inf, dtype=np.float32)
+        found = np.full(len(rows), -1, dtype=np.int32)
+        for at in range(len(groups.parts)):
             visiting = lookers[bounds[at] : bounds[at + 1]]
-            if not table.shape[1]:
-                continue
-            for start in range(0, len(visiting), _BLOCK_ROWS):
-                these = visiting[start : start + _BLOCK_ROWS]
-                scores = operand[these] @ table
-                labels = scores.argmax(axis=1)
-                score = scores[np.arange(len(these)), labels]
-                better = score > best[these]
-                these = these[better]
-                best[these] = score[better]
-                found[these] = labels[better] + groups.starts[at]
+            if len(visiting):
+                look(at, operand, visiting, scores, found)
         return groups.order[found]
 
     return assign
+
+
+def _fused_look(groups: Groups) -> Look:
+    """Return what compares the rows that look into a group with its codewords, in machine code."""
+    codewords = [
+        NearestCodewords(part[None], first=int(start))
+        for part, start in zip(groups.parts, groups.starts[:-1], strict=True)
+    ]
+
+    def look(
+        at: int, operand: Float32, visiting: Labels, scores: Float32, found: NDArray[np.int32]
+    ) -> None:
+        codewords[at].improve(operand, visiting, scores[None], found[None])
+
+    return look
+
+
+def _product_look(groups: Groups) -> Look:
+    """Return the same by products of cache-sized blocks."""
+    tables = [_table(part) for part in groups.parts]
+
+    def look(
+        at: int, operand: Float32, visiting: Labels, scores: Float32, found: NDArray[np.int32]
+    ) -> None:
+        table = tables[at]
+        if not table.shape[1]:
+            return
+        for start in range(0, len(visiting), _BLOCK_ROWS):
+            these = visiting[start : start + _BLOCK_ROWS]
+            block = operand[these] @ table
+            labels = block.argmax(axis=1)
+            score = block[np.arange(len(these)), labels]
+            better = score > scores[these]
+            these = these[better]
+            scores[these] = score[better]
+            found[these] = labels[better] + groups.starts[at]
+
+    return look
 
 
 def _visits(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqpipe import kernels
 from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Codes, Float32, Float64
 from vqpipe.errors import CodebookError, InvalidRowError
@@ -90,7 +91,8 @@ class Quantizer:
 
     def squared_errors(self, centred: Float32, labels: NDArray[np.intp]) -> Float64:
         """Return ||x - c||^2 of each row, summed over its columns; float64 of shape (rows,)."""
-        errors = squared_errors(centred, labels, self._centred_centroids)
+        sum_up = kernels.squared_errors if kernels.can_compile() else squared_errors
+        errors = sum_up(centred, labels, self._centred_centroids)
         summed: Float64 = errors.sum(axis=1)
         return summed
 

@@ -48,6 +48,11 @@ def write_codebook(path: str, quantizer: Quantizer, history: Sequence[dict[str, 
     )
 
 
+def write_route(path: str, route: Route) -> None:
+    """Keep another assignment route with a codebook: the attributes are written anew, whole."""
+    open_group(path, writable=True).attrs.update({"route": asdict(route)})
+
+
 def read_codebook(path: str) -> CodebookFile:
     """Read a ``codebook.zarr`` and check it against its digest.
 
