@@ -136,6 +136,23 @@ def test_a_warm_start_from_far_away_follows_the_data(tmp_path: Path) -> None:
     assert warm["warm_start"]["rows_changed"] > 0.2
 
 
+def test_a_warm_start_centres_rows_where_they_are_now(tmp_path: Path) -> None:
+    """Not where they were when the earlier codebook was learnt: far from there products cancel."""
+    vectors = np.load(WORDS).astype(np.float32)
+    np.save(tmp_path / "moved.npy", vectors + np.float32(2000.0))
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    run_here(config_of(tmp_path / "here", WORDS, "KM64"), until="train")
+    init = str(tmp_path / "here/out/v1/codebook.zarr")
+    run_here(config_of(tmp_path / "there", tmp_path / "moved.npy", "KM64", train__init=init))
+    codebook = codebook_of(tmp_path / "there/out").quantizer.codebook
+    mean = sample_of(tmp_path / "there/out").mean
+    np.testing.assert_array_equal(codebook.offset, np.array(mean, dtype=np.float32))
+    codes = vqpipe.open_codes(tmp_path / "there/out")["codes"][:2000]
+    moved = np.load(tmp_path / "moved.npy")[:2000]
+    assert excess_distance(moved, codebook.centroids, codes).max() < 1e-3
+
+
 @pytest.mark.parametrize("dtype", ["float16", "uint8", "int8"])
 @pytest.mark.parametrize("codebook", ["KM32", "PQ4x5"])
 def test_small_dtypes_give_what_float32_gives_on_the_same_values(

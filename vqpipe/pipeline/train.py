@@ -180,12 +180,14 @@ def _begin(run: Run, sample: Sample) -> TrainState:
         If a KM codebook wants more codewords than there are distinct rows.
     """
     metric, spec = run.config.source.metric, run.spec
+    offset = np.zeros(run.source.dim, dtype=np.float32)
+    if metric == "l2":
+        offset = np.array(sample.mean, dtype=np.float32)
     if run.config.train.init is not None:
-        rows = sample.rows["train"]
-        return replace(
-            TrainState.begin(_initial(run), memory_rows(spec.k, rows) / spec.k),
-            probes=first_probes(spec),
-        )
+        # Its own offset is where the rows were that it was learnt from: far from there products cancel.
+        initial = replace(_initial(run), offset=offset)
+        known_rows = memory_rows(spec.k, sample.rows["train"]) / spec.k
+        return replace(TrainState.begin(initial, known_rows), probes=first_probes(spec))
     pieces = (prepare_rows(piece, metric)[0] for piece in sample.pieces("train", _SEEDING_ROWS))
     centroids, distinct = first_distinct(pieces, spec.m, spec.k)
     if spec.kind == "KM" and distinct[0] < spec.k:
@@ -194,9 +196,6 @@ def _begin(run: Run, sample: Sample) -> TrainState:
             f"only {distinct[0]:,} distinct ones; take at most KM{distinct[0]} or give more rows"
         )
     _warn_of_surplus(run, distinct)
-    offset = np.zeros(run.source.dim, dtype=np.float32)
-    if metric == "l2":
-        offset = np.array(sample.mean, dtype=np.float32)
     state = TrainState.begin(Codebook(spec.kind, metric, offset, centroids[None]))
     # A few surplus codewords are far from every group.
     return replace(state, probes=first_probes(spec) if min(distinct) == spec.k else 0)
