@@ -234,12 +234,25 @@ def test_a_step_leaves_the_tally_and_the_codebook_it_was_given_as_they_are() -> 
     np.testing.assert_array_equal(tally.counts, before[2])
 
 
-@pytest.mark.parametrize(("kind", "m"), [("KM", 1), ("PQ", 3)])
-@pytest.mark.parametrize("place", [0.0, 1000.0])
-def test_distortion_of_full_batches_never_rises(kind: str, m: int, place: float) -> None:
+@pytest.mark.parametrize(
+    ("kind", "m", "metric", "place"),
+    [
+        ("KM", 1, "l2", 0.0),
+        ("KM", 1, "l2", 1000.0),
+        ("PQ", 3, "l2", 0.0),
+        ("PQ", 3, "l2", 1000.0),
+        ("KM", 1, "cosine", 0.0),
+        ("KM", 1, "cosine", 1.0),
+        ("PQ", 3, "cosine", 1.0),
+    ],
+)
+def test_distortion_of_full_batches_never_rises(
+    kind: str, m: int, metric: str, place: float
+) -> None:
+    """Under cosine the renormalised mean is the best unit codeword of its rows."""
     rng = np.random.default_rng(8)
     vectors = (place + rng.standard_normal((1500, 6))).astype(np.float32)
-    state = start(vectors, m, 10, kind)
+    state = start(vectors, m, 10, kind, metric)
     distortions: list[float] = []
     for _ in range(15):
         tally = tally_of(state, vectors)
@@ -251,7 +264,7 @@ def test_distortion_of_full_batches_never_rises(kind: str, m: int, place: float)
     slack = 1e-6 * distortions[0] * max(1.0, place / 100)
     for now, later in itertools.pairwise(distortions):
         assert later <= now + slack
-    assert distortions[-1] < 0.8 * distortions[0]
+    assert distortions[-1] < (0.8 if metric == "l2" else 0.9) * distortions[0]
 
 
 def dead_state(place: float, k: int, dead: int) -> tuple[TrainState, np.ndarray]:

@@ -13,6 +13,7 @@ import zarr
 from runs import WORDS, config_of, excess_distance, files_of, run_here, statuses
 
 import vqpipe
+import vqpipe.engines.dask as dask_engine
 import vqpipe.pipeline.train as train_stage
 import vqpipe.quantizer.assign as assign
 from vqpipe.errors import CodebookError
@@ -249,6 +250,28 @@ def test_one_codeword_and_as_many_as_rows(tmp_path: Path, codebook: str) -> None
         assert len(np.unique(centroids, axis=0)) == 200
 
 
+@pytest.mark.parametrize("heldout_rows", ["auto", 0])
+@pytest.mark.parametrize("codebook", ["KM1", "PQ2x2"])
+def test_rows_that_are_all_equal_are_kept_without_loss(
+    tmp_path: Path, codebook: str, heldout_rows: Any
+) -> None:
+    row = np.float32([1e3, -2.5, 0.0, 7.25])
+    np.save(tmp_path / "equal.npy", np.tile(row, (300, 1)))
+    keys = {"train__heldout_rows": heldout_rows, "export": []}
+    summary = run_here(config_of(tmp_path, tmp_path / "equal.npy", codebook, **keys))
+    assert summary["distortion"] == 0
+    codes = vqpipe.open_codes(tmp_path / "out")["codes"][...]
+    assert not codes.any()
+    decoded = codebook_of(tmp_path / "out").quantizer.decode(codes)
+    np.testing.assert_array_equal(decoded, np.tile(row, (300, 1)))
+
+
+def test_rows_that_are_all_equal_have_no_second_cluster(tmp_path: Path) -> None:
+    np.save(tmp_path / "equal.npy", np.ones((300, 4), dtype=np.float32))
+    with pytest.raises(CodebookError, match="only 1 distinct ones; take at most KM1"):
+        run_here(config_of(tmp_path, tmp_path / "equal.npy", "KM2"))
+
+
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take 256 codewords for many."""
@@ -293,21 +316,29 @@ def test_a_search_that_misses_too_much_looks_at_more_groups(
 
 
 @pytest.mark.usefixtures("many")
-def test_a_searched_and_warm_training_is_the_same_on_every_engine(tmp_path: Path) -> None:
+def test_a_searched_and_warm_training_is_the_same_on_every_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where tallies are added on the workers, as those of large codebooks are."""
     (tmp_path / "first").mkdir()
     run_here(config_of(tmp_path / "first", WORDS, "KM300", train__rounds=5), until="train")
     init = str(tmp_path / "first/out/v1/codebook.zarr")
     outputs, changes = [], []
-    for cluster in ("serial", 2):
-        folder = tmp_path / str(cluster)
+    for name, workers, home_bytes in (
+        ("serial", 0, None),
+        ("added here", 2, 1 << 30),
+        ("there", 2, 0),
+    ):
+        folder = tmp_path / name
         folder.mkdir()
-        where = "serial" if cluster == "serial" else {"options": {"n_workers": cluster}}
+        where = {"options": {"n_workers": workers}} if workers else "serial"
+        monkeypatch.setattr(dask_engine, "HOME_BYTES", home_bytes)
         keys = {"train__rounds": 8, "train__init": init, "cluster": where}
         changes.append(run_here(config_of(folder, WORDS, "KM300", **keys), "train")["warm_start"])
         outputs.append(files_of(folder / "out/v1/codebook.zarr"))
-    assert outputs[0] == outputs[1]
-    assert changes[0] == changes[1]
-    assert codebook_of(tmp_path / "2/out").history[-1]["search_loss"] is not None
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert changes[0] == changes[1] == changes[2]
+    assert codebook_of(tmp_path / "there/out").history[-1]["search_loss"] is not None
 
 
 def test_what_comes_home_does_not_grow_with_the_rows(tmp_path: Path) -> None:
