@@ -13,12 +13,14 @@ measured here by the same code for all; with ``--heldout`` also over so many row
 the seeds, of training alone, with the rows in memory; for vqpipe of the train stage, which reads its
 sample from the disk. Its sample stage, in which the Dask cluster starts, is told below the table.
 A pass is as many distance computations as rows times codewords; seeding and held-out checks count.
-Memory is the largest peak of the process and its workers added. PQ tables have two more columns: the
-worst of the sub-spaces' distortions against FAISS's, and the entropy of the least used column of codes.
+Memory is the largest peak of the process and its workers added. PQ tables have three more columns: the
+worst of the sub-spaces' distortions against FAISS's, the entropy of the least used column of codes, and
+the same among the columns of which FAISS uses nearly all bits, with their number.
 
 Times count for little where the load before the run, told with the machine, is not near 0. With
 ``--shuffle-seed`` the rows are drawn from the whole source and come in random order: worth it for a
-sorted one. scikit-learn and dask-ml come with ``pip install vqpipe[bench]``; a peer whose package is
+sorted one; ``vqpipe_sorted``, a peer that must be asked for, sorts them by the labels of a FAISS
+k-means first. scikit-learn and dask-ml come with ``pip install vqpipe[bench]``; a peer whose package is
 absent, or that fails, says so in its row.
 """
 
@@ -47,6 +49,7 @@ from vqpipe.sources import open_source
 LABELS = {
     "faiss": "FAISS, every row, 25 iterations",
     "vqpipe": "vqpipe",
+    "vqpipe_sorted": "vqpipe, rows sorted by a FAISS label",
     "faiss_default": "FAISS default, 256 rows a codeword",
     "faiss_super": "FAISS SuperKMeans, every row",
     "two_level": "FAISS two-level clustering",
@@ -54,7 +57,11 @@ LABELS = {
     "sklearn_16k": "MiniBatchKMeans, 16 rows a codeword in a batch",
     "dask_ml": "dask-ml KMeans, 25 iterations",
 }
-PQ_PEERS = ["faiss", "vqpipe", "faiss_default"]
+PQ_PEERS = ["faiss", "vqpipe", "vqpipe_sorted", "faiss_default"]
+UNASKED = {"vqpipe_sorted"}
+
+# A column of codes whose entropy is lower by no more than this many bits uses nearly all.
+_NEARLY_BITS = 0.15
 
 # Settings of this shell that would change what a library takes by itself.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -182,12 +189,15 @@ def trained(results: list[Result]) -> list[Result]:
 
 def cells(found: list[Result], base: list[Result], spec: CodebookSpec, heldout: bool) -> list[str]:
     """Return a peer's cells of the table, after its name."""
-    ratio, time_ratio, heldout_ratio, worst = "–", "–", "–", "–"
+    ratio, time_ratio, heldout_ratio, worst, kept = "–", "–", "–", "–", "–"
+    entropy = column_means(found, "entropy")
     if base:
         ratio = f"{mean_total(found, 'distortion') / mean_total(base, 'distortion'):.4f}"
         time_ratio = f"{median_seconds(found) / median_seconds(base):.3f}"
         columns = column_means(found, "distortion") / column_means(base, "distortion")
         worst = f"{columns.max():.4f}"
+        full = column_means(base, "entropy") >= spec.bits - _NEARLY_BITS
+        kept = f"{entropy[full].min():.3f} ({full.sum()} of {len(full)})" if full.any() else "–"
         if heldout:
             heldout_ratio = f"{mean_total(found, 'heldout') / mean_total(base, 'heldout'):.4f}"
     passes = statistics.mean(result["passes"] for result in found)
@@ -196,7 +206,7 @@ def cells(found: list[Result], base: list[Result], spec: CodebookSpec, heldout: 
     if heldout:
         row.append(heldout_ratio)
     if spec.kind == "PQ":
-        row += [worst, f"{column_means(found, 'entropy').min():.3f}"]
+        row += [worst, f"{entropy.min():.3f}", kept]
     return row
 
 
@@ -205,7 +215,9 @@ def table(results: dict[str, list[Result]], against: str, spec: CodebookSpec, he
     base = trained(results[against])
     head = ["peer", "distortion ratio", "time ratio", "passes", "seconds", "peak MB"]
     head += ["held-out ratio"] if heldout else []
-    head += ["worst sub-space ratio", "least entropy (bits)"] if spec.kind == "PQ" else []
+    if spec.kind == "PQ":
+        full = f"where the first has {spec.bits - _NEARLY_BITS:.2f}"
+        head += ["worst sub-space ratio", "least entropy (bits)", full]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, tried in results.items():
         found = trained(tried)
@@ -254,7 +266,8 @@ def read_arguments() -> tuple[argparse.Namespace, CodebookSpec]:
     if spec is None:
         parser.error("name a codebook to learn, as PQ16 or KM1024")
     known = list(LABELS) if spec.kind == "KM" else PQ_PEERS
-    asked = arguments.peers.split(",") if arguments.peers else known
+    usual = [name for name in known if name not in UNASKED]
+    asked = arguments.peers.split(",") if arguments.peers else usual
     if not set(asked) <= set(known):
         parser.error(f"--peers {arguments.peers}: a {spec.kind} codebook has {','.join(known)}")
     if arguments.against not in known:
