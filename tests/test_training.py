@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -14,10 +14,15 @@ from runs import WORDS, config_of, excess_distance, files_of, run_here, statuses
 
 import vqpipe
 import vqpipe.engines.dask as dask_engine
+import vqpipe.pipeline.limits as limits
 import vqpipe.pipeline.train as train_stage
 import vqpipe.quantizer.assign as assign
+from vqpipe.engines.serial import SerialRunner
 from vqpipe.errors import CodebookError
 from vqpipe.kmeans.state import TrainState
+from vqpipe.pipeline.begin import begin_run
+from vqpipe.pipeline.limits import plan_disk
+from vqpipe.progress import Silent
 from vqpipe.quantizer import Quantizer, choose_search
 from vqpipe.shards import Shard
 from vqpipe.storage.codebook_file import read_codebook
@@ -381,6 +386,30 @@ def test_a_training_cut_off_at_any_round_ends_with_the_same_bytes(
     calm, cut = (files_of(tmp_path / name / "out/v1/codebook.zarr") for name in ("calm", "cut"))
     assert json.loads(calm["zarr.json"]) == json.loads(cut["zarr.json"])
     assert calm == cut
+
+
+def test_two_checkpoints_fit_on_the_disk_that_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one stays until the next is whole."""
+    sizes: list[int] = []
+    plain = TrainState.write
+
+    def measured(state: TrainState, file: IO[bytes]) -> None:
+        plain(state, file)
+        folder = tmp_path / "out/v1"
+        sizes.append(sum(path.stat().st_size for path in folder.glob("checkpoint*")))
+
+    monkeypatch.setattr(TrainState, "write", measured)
+    monkeypatch.setattr(train_stage, "CHECKPOINT_SECONDS", -1.0)
+    config = config_of(tmp_path, WORDS, "KM4000", train__rounds=3)
+    planned = plan_disk(begin_run(config, SerialRunner(), Silent()))["train"]
+    run_here(config, until="train")
+    assert len(sizes) == 3
+    assert sizes[-1] > 1.5 * sizes[0] > 0
+    assert sizes[-1] <= planned
+    # Not because of what is added for other files: statistics of single codewords come out of that.
+    assert sizes[-1] - 4 * 8 * 4000 - 20_000 <= planned - limits.OTHER_BYTES
 
 
 def test_quantizers_with_other_routes_share_a_codebook(tmp_path: Path) -> None:

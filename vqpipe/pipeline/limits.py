@@ -57,7 +57,8 @@ def plan_disk(run: Run) -> dict[str, int]:
     """Return the most bytes that each stage writes; the sample's scratch space counts."""
     codes = run.codes()
     rows = run.source.rows
-    planned = {"train": 3 * run.spec.k * run.source.dim * 4 + OTHER_BYTES}
+    # A checkpoint holds codewords in float32 and their sums in float64, and stays until the next one is whole.
+    planned = {"train": 2 * run.spec.k * run.source.dim * (4 + 8) + OTHER_BYTES}
     if run.given is None:
         drawn = run.sizes.train + run.sizes.heldout + run.sizes.database
         planned["sample"] = 2 * drawn * (run.source.row_bytes + 16)
