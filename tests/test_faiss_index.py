@@ -58,8 +58,9 @@ def written(
 ) -> bytes:
     """Return the bytes of an index that was written in pieces."""
     file = io.BytesIO()
-    pieces = ((codes[at : at + piece], ids[at : at + piece]) for at in range(0, len(codes), piece))
-    write_index(file, codebook, pieces, len(codes), with_ids=with_ids)
+    starts = range(0, len(codes), piece)
+    numbers = (ids[at : at + piece] for at in starts) if with_ids else None
+    write_index(file, codebook, (codes[at : at + piece] for at in starts), len(codes), numbers)
     return file.getvalue()
 
 

@@ -23,6 +23,7 @@ BASE = Sizes(
     window_rows=65_536,
     sample_shard_rows=65_536,
     scatter_rows=500_000,
+    listed_rows=100_000,
     queries=1000,
     places=100,
 )

@@ -22,6 +22,9 @@ from vqpipe.codebook import CodebookSpec, Metric
 MAX_CODEWORDS = 1 << 24
 MAX_PQ_BITS = 12
 
+# What begins the name of rows that are computed where they are read: no path.
+SYNTHETIC_SCHEME = "synthetic:"
+
 STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
 
 _CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
@@ -68,9 +71,11 @@ class SourceConfig(_Section):
     """Where the vectors are."""
 
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
-    """Path, glob or a list of them."""
-    format: Literal["auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin"] = "auto"
-    """Format; `auto` goes by the name's ending."""
+    """Path, glob, `synthetic:mixture?rows=1e9&dim=96&seed=0` (computed, to rehearse), or a list of them."""
+    format: Literal[
+        "auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "synthetic"
+    ] = "auto"
+    """Format; `auto` goes by the name's ending, or by `synthetic:` at its beginning."""
     key: str | None = None
     """Array inside a Zarr group."""
     rows: Rows | None = None

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vqpipe.config import Config
+from vqpipe.config import SYNTHETIC_SCHEME, Config
 from vqpipe.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -200,6 +200,8 @@ def _absolute(value: Any, base: Path) -> Any:
     if isinstance(value, list):
         return [_absolute(item, base) for item in value]
     if not isinstance(value, str) or not value or "://" in value:
+        return value
+    if value.startswith(SYNTHETIC_SCHEME):
         return value
     try:
         return os.path.abspath(base / Path(value).expanduser())

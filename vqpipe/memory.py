@@ -41,6 +41,8 @@ class Sizes:
         Rows of the largest target shard of the sample.
     scatter_rows : int
         Most rows that one scatter task may keep.
+    listed_rows : int
+        Drawn rows that a worker lists, each with its place.
     queries : int
     places : int
         Nearest rows that are kept per query.
@@ -56,6 +58,7 @@ class Sizes:
     window_rows: int
     sample_shard_rows: int
     scatter_rows: int
+    listed_rows: int
     queries: int
     places: int
 
@@ -82,8 +85,10 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
     decoded = DECODED_ROWS * 3 * row_floats
     database = sizes.sample_shard_rows * (sizes.row_bytes + 2 * row_floats) if sizes.queries else 0
     return {
+        # Twice a listed row and its place: they are sorted once.
         "sample": PROCESS_BYTES
         + piece
+        + 4 * sizes.listed_rows * FLOAT64_BYTES
         + max(
             3 * sizes.scatter_rows * (sizes.row_bytes + 16),
             sizes.sample_shard_rows * (3 * sizes.row_bytes + 2 * sizes.dim * FLOAT64_BYTES),

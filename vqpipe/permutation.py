@@ -15,6 +15,9 @@ UInt64 = NDArray[np.uint64]
 # Luby and Rackoff need four rounds; small domains mix slower, and rounds are cheap.
 _ROUNDS = 8
 
+# Values that are permuted at a time: what a round makes of them stays in a core's own cache.
+_BLOCK_VALUES = 1 << 13
+
 
 @dataclass(frozen=True, slots=True)
 class Permutation:
@@ -52,10 +55,12 @@ class Permutation:
     def _walk(self, values: Int64, keys: list[np.uint64], *, inverse: bool = False) -> Int64:
         half_bits = max(1, (max(self.rows - 1, 1).bit_length() + 1) // 2)
         result = values.astype(np.uint64)
-        outside = np.arange(len(result))
-        while len(outside):
-            result[outside] = _feistel(result[outside], keys, half_bits, inverse=inverse)
-            outside = outside[result[outside] >= self.rows]
+        for start in range(0, len(result), _BLOCK_VALUES):
+            block = result[start : start + _BLOCK_VALUES]
+            outside = np.arange(len(block))
+            while len(outside):
+                block[outside] = _feistel(block[outside], keys, half_bits, inverse=inverse)
+                outside = outside[block[outside] >= self.rows]
         return result.astype(np.int64)
 
 
@@ -65,13 +70,13 @@ def _feistel(values: UInt64, keys: list[np.uint64], half_bits: int, *, inverse: 
     left, right = values >> shift, values & mask
     for key in keys:
         if inverse:
-            left, right = right ^ (_mix(left, key) & mask), left
+            left, right = right ^ (mix(left, key) & mask), left
         else:
-            left, right = right, left ^ (_mix(right, key) & mask)
+            left, right = right, left ^ (mix(right, key) & mask)
     return (left << shift) | right
 
 
-def _mix(values: UInt64, key: np.uint64) -> UInt64:
+def mix(values: UInt64, key: np.uint64) -> UInt64:
     """Mix a word with a key: the finalizer of MurmurHash3 (Appleby 2011), which wraps on purpose."""
     mixed = values + key
     mixed ^= mixed >> np.uint64(33)

@@ -7,6 +7,7 @@ import os
 import typer
 import yaml
 
+from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.sources import open_source
 
 _STARTER = """\
@@ -16,7 +17,7 @@ name: {name}
 seed: 0                       # the same config on the same source gives the same bytes
 source:
   uri: {uri}
-  format: {format}                # zarr npy fvecs bvecs fbin u8bin i8bin; auto goes by the name
+  format: {format}                # zarr npy fvecs bvecs fbin u8bin i8bin synthetic; auto goes by the name
   key: null                   # array inside a Zarr group
   rows: null                  # only the first N rows
   metric: l2                  # l2, or cosine: rows are divided by their norm
@@ -64,11 +65,13 @@ def execute(source: str | None) -> None:
         found = open_source(source)
         m = suggest_m(found.dim)
         ratio = found.row_bytes / m
-        name = os.path.basename(source.rstrip("/")).split(".")[0]
+        computed = source.startswith(SYNTHETIC_SCHEME)
+        last = source.partition("?")[0] if computed else os.path.basename(source.rstrip("/"))
+        name = last.removeprefix(SYNTHETIC_SCHEME).split(".")[0]
         facts = {
             "name": _plain(name),
             "output": _plain(f"runs/{name}"),
-            "uri": _plain(os.path.abspath(source)),
+            "uri": _plain(source if computed else os.path.abspath(source)),
             "format": found.format,
             "codebook": f"PQ{m}",
             "why": f"{found.rows:,} {found.dtype} rows of dim {found.dim}: {m} bytes a row, {ratio:.0f} to 1; "

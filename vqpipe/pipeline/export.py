@@ -54,6 +54,9 @@ def execute(run: Run) -> str:
     for outcome in run.runner.map(export_file, files, job):
         outcome.value()
         run.progress.advance(outcome.item.stop - outcome.item.start)
+    if "faiss" in run.config.export:
+        # One index or parts of it: what rows that were added have replaced would be searched as if it were all.
+        run.generation.folder.remove("index.faiss" if files[0].is_part else "index")
     run.generation.mark_done("export", export_fingerprint(run, codes))
     return ", ".join(file.name for file in files)
 
@@ -68,7 +71,7 @@ def _files(run: Run, codes: CodeArray) -> list[ExportFile]:
         else:
             whole = max(1, part_rows // codes.shard_rows) * codes.shard_rows
             files += [
-                ExportFile(f"index/{part.start}.faiss", "faiss", part.start, part.stop)
+                ExportFile(f"index/{part.start}.faiss", "faiss", part.start, part.stop, True)
                 for part in plan_shards(codes.rows, whole)
             ]
     if "npy" in run.config.export:

@@ -21,11 +21,12 @@ def plan_memory(run: Run) -> dict[str, int]:
     """Return the peak memory of a worker, in bytes, per stage."""
     queries = run.config.evaluate.queries
     source, codes = run.source, run.codes()
-    scatter_rows, sample_shard_rows, batch_rows = 0, 0, 0
+    scatter_rows, sample_shard_rows, batch_rows, listed_rows = 0, 0, 0, 0
     if run.given is None:
         batch_rows = run.schedule.largest_batch
         draws = plan_draws(run)
         drawn = sum(draw.stop - draw.start for draw in draws)
+        listed_rows = sum(draw.listed_rows for draw in draws)
         tasks = len(scatter_shards(run))
         # Draws are uniform: a task's share is even but for a little luck.
         scatter_rows = min(ceil_div(drawn, tasks) * 11 // 10 + 1000, drawn)
@@ -42,6 +43,7 @@ def plan_memory(run: Run) -> dict[str, int]:
         window_rows=window_rows(source.dim, run.encode_route.block_rows),
         sample_shard_rows=sample_shard_rows,
         scatter_rows=scatter_rows,
+        listed_rows=listed_rows,
         queries=0 if run.spec.kind == "KM" else count,
         places=max(run.config.evaluate.recall_at),
     )

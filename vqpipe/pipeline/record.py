@@ -49,6 +49,7 @@ def begin_record(run: Run) -> None:
         "ended": None,
         "error": None,
         "stages": [],
+        "work": {},
         "summary": None,
     }
     rates = earlier.get("rows_per_second", {})
@@ -73,6 +74,7 @@ def end_record(
         "ended": _now(),
         "error": None if error is None else str(error),
         "stages": found["stages"],
+        "work": _work(run),
         "summary": found,
         "rows_per_second": rates,
     }
@@ -81,6 +83,19 @@ def end_record(
     except OSError as refused:
         run.warn(f"{RUN_FILE} cannot be written: {refused}")
     return found
+
+
+def _work(run: Run) -> dict[str, dict[str, float]]:
+    """Return what each stage that ran went through: rows and seconds, and those of its tasks together."""
+    work: dict[str, dict[str, float]] = {}
+    for name, seconds in run.seconds.items():
+        work[name] = {"seconds": seconds}
+        if name in run.rows_done:
+            work[name]["rows"] = run.rows_done[name]
+        if name in run.task_seconds:
+            tasks = run.task_seconds[name]
+            work[name] |= {"tasks": len(tasks), "task_seconds": sum(tasks)}
+    return work
 
 
 def _facts(run: Run, status: Status) -> dict[str, Any]:

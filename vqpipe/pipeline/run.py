@@ -123,6 +123,8 @@ class Run:
         What each stage took, as far as this run has come.
     rows_done : dict of str to int
         Rows that a stage went through, for the next plan's rates.
+    task_seconds : dict of str to list of float
+        What each task of a stage took on its worker, where tasks tell.
     """
 
     config: Config
@@ -138,6 +140,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
+    task_seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
         """Keep a warning for the summary and say it now."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqpipe.codebook import SURPLUS, Codebook, Metric, code_bits
-from vqpipe.dtypes import Codes
+from vqpipe.dtypes import Codes, Int64
 from vqpipe.errors import CodebookError
 from vqpipe.quantizer.assign import choose_route
 from vqpipe.quantizer.quantizer import Quantizer
@@ -47,8 +47,8 @@ def packed_row_bytes(columns: int, k: int) -> int:
 
 
 def write_index(
-    file: BinaryIO, codebook: Codebook, pieces: Iterable[tuple[Codes, NDArray[np.int64]]],
-    rows: int, *, with_ids: bool,
+    file: BinaryIO, codebook: Codebook, codes: Iterable[Codes], rows: int,
+    ids: Iterable[Int64] | None = None, *, two_way: bool = True,
 ) -> None:  # fmt: skip
     """Write a FAISS index of codes that need never be in memory together.
 
@@ -58,40 +58,40 @@ def write_index(
     ----------
     file : binary file
     codebook : Codebook
-    pieces : iterable of (codes, ids)
-        In order. Consumed once.
+    codes : iterable of unsigned arrays of shape (rows of the piece, columns)
+        In order. Consumed once, before the ids.
     rows : int
         Rows in all pieces together.
-    with_ids : bool
-        Whether ids differ from positions: then the index is wrapped in an IndexIDMap2, which needs
-        8 bytes of memory a row.
+    ids : iterable of int64 arrays, optional
+        Where they differ from positions: then the index is wrapped in an id map. Consumed once, after the
+        codes.
+    two_way : bool
+        Whether the map is an IndexIDMap2, which can reconstruct a row by its id, or an IndexIDMap, which
+        cannot: opened, they take about 50 and 8 bytes a row beside the codes.
     """
     index, product = _empty_index(codebook)
     size = product.sa_code_size()
     # A fixed pattern of bytes that no header holds, as long as a whole number of codes.
     marker = np.random.default_rng(0).integers(0, 256, _MARKER_CODES * size, dtype=np.uint8)
     faiss.copy_array_to_vector(marker, product.codes)
-    outer = faiss.IndexIDMap2(index) if with_ids else index
+    outer = index
+    if ids is not None:
+        outer = faiss.IndexIDMap2(index) if two_way else faiss.IndexIDMap(index)
     for part in (outer, index, product):
         part.ntotal = rows
     id_marker = np.arange(-_MARKER_CODES, 0, dtype=np.int64)
-    if with_ids:
+    if ids is not None:
         faiss.copy_array_to_vector(id_marker, outer.id_map)
     frame = faiss.serialize_index(outer).tobytes()
     head, frame = _split(frame, marker.tobytes())
     file.write(head)
     file.write(np.uint64(rows * size).tobytes())
-    kept: list[NDArray[np.int64]] = []
-    for codes, ids in pieces:
-        file.write(pack_codes(codes, codebook.k).tobytes())
-        if with_ids:
-            kept.append(ids)
-    if with_ids:
+    file.writelines(pack_codes(piece, codebook.k).tobytes() for piece in codes)
+    if ids is not None:
         middle, frame = _split(frame, id_marker.tobytes())
         file.write(middle)
         file.write(np.uint64(rows).tobytes())
-        for ids in kept:
-            file.write(ids.astype("<i8").tobytes())
+        file.writelines(numbers.astype("<i8").tobytes() for numbers in ids)
     file.write(frame)
 
 

@@ -21,7 +21,7 @@ class VectorArray:
     Attributes
     ----------
     uri : str or tuple of str
-        As the user wrote it.
+        As the user wrote it; of synthetic vectors without the number of rows, which may grow.
     format : str
         The parts' format; ``mixed`` where they differ.
     key : str or None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
-from vqpipe.sources import bins, npy, vecs, zarr_array
+from vqpipe.sources import bins, npy, synthetic, vecs, zarr_array
 from vqpipe.sources.part import Format
 from vqpipe.sources.zarr_tree import is_zarr_folder
 
@@ -18,12 +19,14 @@ FORMATS: Final[dict[str, Format]] = {
 }
 
 _ENDINGS = {**{f".{name}": name for name in FORMATS}, ".zip": "zarr"}
+# Told by its scheme, which no file's ending says.
+FORMATS["synthetic"] = synthetic
 
 _NOT_BUILT = {".parquet": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "npz"}
 
 
 def format_of(path: str) -> str:
-    """Tell the format of a path: by its ending, or by the Zarr metadata in a folder.
+    """Tell the format of a path: by its scheme, its ending, or the Zarr metadata in a folder.
 
     Raises
     ------
@@ -35,6 +38,8 @@ def format_of(path: str) -> str:
     >>> format_of("/data/base.zarr.zip")
     'zarr'
     """
+    if path.startswith(SYNTHETIC_SCHEME):
+        return "synthetic"
     ending = os.path.splitext(path)[1].lower()
     if ending in _ENDINGS:
         return _ENDINGS[ending]

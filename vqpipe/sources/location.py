@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
+from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -20,12 +21,14 @@ def find_paths(uri: str | Sequence[str]) -> list[str]:
     Parameters
     ----------
     uri : str or sequence of str
-        A path, a pattern (``*``, ``?``, ``[...]``, ``**``), a ``file://`` URL, or several of them.
+        A path, a pattern (``*``, ``?``, ``[...]``, ``**``), a ``file://`` URL, a name of synthetic
+        vectors, or several of them.
 
     Returns
     -------
     list of str
-        In the given order; the matches of a pattern by name, numbers in it by value.
+        In the given order; the matches of a pattern by name, numbers in it by value. Synthetic vectors
+        lie nowhere: their name stands for them.
 
     Raises
     ------
@@ -41,6 +44,8 @@ def find_paths(uri: str | Sequence[str]) -> list[str]:
 def _expand(uri: str) -> list[str]:
     if "\0" in uri or not uri:
         raise SourceError(f"source {uri!r}: is no path")
+    if uri.startswith(SYNTHETIC_SCHEME):
+        return [uri]
     scheme = _SCHEME.match(uri)
     if scheme is not None:
         return [_file_url_path(uri, scheme[1].lower())]

@@ -38,7 +38,7 @@ class Part:
     format : str
         Name of its format, a key of ``FORMATS``.
     path : str
-        Absolute local path.
+        Absolute local path; of synthetic vectors their name, without the number of rows.
     key : str or None
         Array inside a Zarr group.
     rows, dim : int

@@ -10,6 +10,7 @@ from vqpipe.errors import SourceError
 from vqpipe.sources.array import VectorArray
 from vqpipe.sources.formats import FORMATS, check_format, format_of
 from vqpipe.sources.location import find_paths
+from vqpipe.sources.mixture import lasting_uri
 from vqpipe.sources.part import Part, wrapped_errors
 
 VECTOR_DTYPES = ("float32", "float16", "uint8", "int8")
@@ -26,10 +27,11 @@ def open_source(
     Parameters
     ----------
     uri : str or sequence of str
-        A path, a pattern, a ``file://`` URL, or a list of them, joined along rows in this order;
+        A path, a pattern, a ``file://`` URL, a name of synthetic vectors
+        (``synthetic:mixture?rows=1e9&dim=96&seed=0``), or a list of them, joined along rows in this order;
         the matches of a pattern by name, numbers in it by value.
     format : str
-        ``auto`` goes by each name's ending.
+        ``auto`` goes by each name's ending, or by ``synthetic:`` at its beginning.
     key : str, optional
         Array inside a Zarr group.
     rows : int, optional
@@ -81,7 +83,7 @@ def _join(
         _check_alike(parts[0], part)
     formats = {part.format for part in parts}
     return VectorArray(
-        uri=uri if isinstance(uri, str) else tuple(uri),
+        uri=lasting_uri(uri) if isinstance(uri, str) else tuple(map(lasting_uri, uri)),
         format=formats.pop() if len(formats) == 1 else "mixed",
         key=key,
         parts=tuple(parts),

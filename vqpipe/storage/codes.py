@@ -190,9 +190,14 @@ class CodeArray:
         """Return the codes of a shard's rows and which of them are valid."""
         group = open_group(self.path)
         codes: Codes = np.asarray(_array(group, "codes")[shard.start : shard.stop])
+        return codes, self.read_valid(shard)
+
+    def read_valid(self, shard: Shard) -> Mask:
+        """Return which of a shard's rows are valid; where they are masked, its codes are not read."""
+        group = open_group(self.path)
         if "valid" not in group:
-            return codes, np.ones(len(codes), dtype=bool)
-        return codes, np.asarray(_array(group, "valid")[shard.start : shard.stop])
+            return np.ones(shard.rows, dtype=bool)
+        return np.asarray(_array(group, "valid")[shard.start : shard.stop])
 
     def write_use(self, counts: NDArray[np.int64]) -> None:
         """Keep how many rows use each codeword, int64 of shape (columns, k), beside the codes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from vqpipe.storage.samples import SetName, write_sample_shard
 
 # Rows are read in pieces of about this size, so that a task holds what it keeps and little more.
 PIECE_BYTES = 16 << 20
+
+# A worker lists the rows of a draw once, 16 bytes a row, and looks each task's up; of a larger draw it asks of
+# every row of the source whether it was drawn: no more work than reading it, but 10^9 rows take minutes.
+MOST_LISTED_ROWS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +53,33 @@ class Draw:
         """Number of target shards."""
         return ceil_div(self.stop - self.start, self.shard_rows)
 
+    @property
+    def listed_rows(self) -> int:
+        """Rows that a worker lists to find those of its stretch; 0 where they are too many."""
+        rows = self.stop - self.start
+        return rows if rows <= MOST_LISTED_ROWS else 0
+
     def find(self, start: int, stop: int) -> tuple[Int64, Int64]:
         """Return the drawn ones among rows ``start:stop`` and their places in the set."""
-        if self.stop - self.start < stop - start:
-            rows = self.permutation.rows_at(np.arange(self.start, self.stop))
-            places = np.arange(self.stop - self.start)
-            mine = (rows >= start) & (rows < stop)
-            order = np.argsort(rows[mine])
-            return rows[mine][order], places[mine][order]
+        if self.listed_rows or self.start == self.stop:
+            rows, places = _list_rows(self.permutation, self.start, self.stop)
+            here = slice(*np.searchsorted(rows, (start, stop)).tolist())
+            return rows[here], places[here]
         rows = np.arange(start, stop)
         places = self.permutation.places_of(rows)
         mine = (places >= self.start) & (places < self.stop)
         return rows[mine], places[mine] - self.start
+
+
+@lru_cache(maxsize=3)
+def _list_rows(permutation: Permutation, start: int, stop: int) -> tuple[Int64, Int64]:
+    """Return the rows at places ``start:stop``, in order, and the place of each among them."""
+    rows = permutation.rows_at(np.arange(start, stop))
+    places = np.argsort(rows)
+    rows = rows[places]
+    # Other tasks of this process read them too.
+    rows.flags.writeable = places.flags.writeable = False
+    return rows, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +212,8 @@ class Moments:
 
 def gather_rows(target: Target, job: GatherJob) -> Moments:
     """Collect one target shard from what the scatter tasks left, in shuffled order, and write it."""
+    # No stretch is left to look up.
+    _list_rows.cache_clear()
     places, rows, vectors = [], [], []
     for index in range(job.scattered):
         group = open_group(os.path.join(job.scratch, f"{index}.zarr"))

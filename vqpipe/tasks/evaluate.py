@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -98,14 +99,27 @@ class SearchJob:
     digest: str
 
     def numbers(self) -> Int64 | None:
-        """Return the row numbers that are searched, queries left out; None for all rows."""
+        """Return the row numbers that are searched, in order, queries left out; None for all rows."""
         if self.database is None:
             return None
-        rows = self.database.row_numbers("database", 0, self.database_rows)
-        if self.queries.sample is None:
-            return rows
-        asked = self.queries.sample.row_numbers(self.queries.name, 0, self.queries.count)
-        return rows[~np.isin(rows, asked)]
+        asked = self.queries.sample
+        count = 0 if asked is None else self.queries.count
+        return _searched_rows(
+            self.database.path, self.database.mean, self.database_rows, self.queries.name, count
+        )
+
+
+# Every task of a worker asks for them. The mean tells a sample from one that was drawn anew at its path.
+@lru_cache(maxsize=1)
+def _searched_rows(
+    path: str, mean: tuple[float, ...], database_rows: int, queries_name: SetName, queries: int
+) -> Int64:
+    sample = Sample(path, {}, 0, mean)
+    rows = sample.row_numbers("database", 0, database_rows)
+    asked = sample.row_numbers(queries_name, 0, queries)
+    searched: Int64 = np.sort(rows[~np.isin(rows, asked)])
+    searched.flags.writeable = False
+    return searched
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +165,6 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
     codebook = quantizer.codebook
     search = Search(job.queries.read(codebook), job.places) if job.places else None
     searched = job.numbers() if search else None
-    if searched is not None:
-        searched.sort()
     use = CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64))
     valid_rows = 0
     for start in range(stretch.start, stretch.stop, job.codes.shard_rows):
@@ -161,9 +173,11 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
         use += count_codes(codes, valid, codebook.k)
         valid_rows += int(valid.sum())
         if search is not None:
-            numbers = shard.start + np.flatnonzero(valid)
-            if searched is not None:
-                numbers = np.intersect1d(numbers, searched, assume_unique=True)
+            if searched is None:
+                numbers = shard.start + np.flatnonzero(valid)
+            else:
+                here = slice(*np.searchsorted(searched, (shard.start, shard.stop)).tolist())
+                numbers = searched[here][valid[searched[here] - shard.start]]
             for first in range(0, len(numbers), DECODED_ROWS):
                 some = numbers[first : first + DECODED_ROWS]
                 search.add(quantizer.decode(codes[some - shard.start]) - codebook.offset, some)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vqpipe.dtypes import Codes
+from vqpipe.dtypes import Codes, Int64
 from vqpipe.quantizer.faiss_index import write_index
 from vqpipe.shards import Shard, plan_shards
 from vqpipe.storage.codebook_file import cached_quantizer
@@ -31,12 +30,15 @@ class ExportFile:
         ``faiss`` or ``npy``.
     start, stop : int
         Rows.
+    is_part : bool
+        Whether it is one of several that hold the rows together.
     """
 
     name: str
     format: Literal["faiss", "npy"]
     start: int
     stop: int
+    is_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,11 @@ def _write_faiss(path: str, file: ExportFile, job: ExportJob) -> int:
     with_ids = job.masked_rows > 0 or file.start > 0
     rows = file.stop - file.start
     if job.masked_rows:
-        rows = sum(len(ids) for _, ids in _valid_pieces(file, job.codes))
+        rows = sum(len(ids) for ids in _valid_ids(file, job))
+    ids = _valid_ids(file, job) if with_ids else None
     with open(path, "wb") as out:
-        write_index(out, codebook, _valid_pieces(file, job.codes), rows, with_ids=with_ids)
+        # A part has hundreds of millions of rows: a table to find each by its id would outgrow its codes.
+        write_index(out, codebook, _valid_codes(file, job), rows, ids, two_way=not file.is_part)
     return rows
 
 
@@ -84,7 +88,13 @@ def _pieces(file: ExportFile, codes: CodeArray) -> Iterator[Shard]:
         yield Shard(piece.index, file.start + piece.start, file.start + piece.stop)
 
 
-def _valid_pieces(file: ExportFile, codes: CodeArray) -> Iterator[tuple[Codes, NDArray[np.int64]]]:
-    for piece in _pieces(file, codes):
-        values, valid = codes.read(piece)
-        yield values[valid], piece.start + np.flatnonzero(valid)
+def _valid_codes(file: ExportFile, job: ExportJob) -> Iterator[Codes]:
+    for piece in _pieces(file, job.codes):
+        values, valid = job.codes.read(piece)
+        yield values[valid] if job.masked_rows else values
+
+
+def _valid_ids(file: ExportFile, job: ExportJob) -> Iterator[Int64]:
+    for piece in _pieces(file, job.codes):
+        numbers: Int64 = np.arange(piece.start, piece.stop)
+        yield numbers[job.codes.read_valid(piece)] if job.masked_rows else numbers
