@@ -231,7 +231,7 @@ def test_no_rows_have_no_codes() -> None:
 
 def test_a_label_that_faiss_does_not_know_is_an_error() -> None:
     quantizer = quantizer_of(sample(8, 2, 5)[1], np.zeros(8), ROUTES[1])
-    assign = make_assigner(quantizer.codebook, quantizer.route)
+    assign = make_assigner(quantizer.codebook.centred(), quantizer.route)
     with pytest.raises(VqpipeError, match="outside"):
         assign(np.full((3, 8), np.nan, dtype=np.float32))
 

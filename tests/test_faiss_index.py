@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from vqpipe.codebook import SURPLUS, Codebook, code_bits
 from vqpipe.dtypes import Codes
 from vqpipe.errors import CodebookError
 from vqpipe.quantizer import Quantizer, Route
+from vqpipe.quantizer.faiss_codebook import read_index_codebook
 from vqpipe.quantizer.faiss_index import (
     pack_codes,
     packed_row_bytes,
-    read_index_codebook,
     write_index,
 )
 
@@ -231,43 +232,34 @@ def test_our_own_index_reads_back_with_the_surplus_unused(
     assert (read.encode(rows) != ours).mean() < 2e-3
 
 
-def refused() -> dict[str, Any]:
-    """Return indexes that hold no codebook of ours, by what the message must name."""
-    rows = np.random.default_rng(1).standard_normal((500, 8)).astype(np.float32)
-    flat = faiss.IndexFlatL2(8)
-    flat.add(rows)
-    inner = faiss.IndexPQ(8, 2, 4, faiss.METRIC_INNER_PRODUCT)
-    inner.train(rows)
-    rotated = faiss.index_factory(8, "OPQ2,PQ2x4np")
-    rotated.train(rows)
-    inverted = faiss.index_factory(8, "IVF4,PQ2x4np")
-    inverted.train(rows)
-    scalar = faiss.index_factory(8, "SQ8")
-    scalar.train(rows)
-    return {
-        "IndexFlat": flat,
-        "metric 0": inner,
-        "LinearTransform": rotated,
-        "IndexIVFPQ": inverted,
-        "IndexScalarQuantizer": scalar,
-        "not trained": faiss.IndexPQ(8, 2, 4),
-    }
+def trained(index: Any) -> Any:
+    if isinstance(index, str):
+        index = faiss.index_factory(8, index)
+    index.train(np.random.default_rng(1).standard_normal((500, 8)).astype(np.float32))
+    return index
 
 
-@pytest.mark.parametrize(
-    "named",
-    [
-        "IndexFlat",
-        "metric 0",
-        "LinearTransform",
-        "IndexIVFPQ",
-        "IndexScalarQuantizer",
-        "not trained",
-    ],
-)
+# Indexes that hold no codebook of ours, by what the message must name.
+REFUSED: dict[str, Callable[[], Any]] = {
+    "IndexFlat": lambda: trained("Flat"),
+    "metric 0": lambda: trained(faiss.IndexPQ(8, 2, 4, faiss.METRIC_INNER_PRODUCT)),
+    r"PCAMatrix \(8 to 4 dims": lambda: trained("PCA4,PQ2x4np"),
+    r"PCAMatrix \(8 to 8 dims": lambda: trained(
+        faiss.IndexPreTransform(faiss.PCAMatrix(8, 8, -0.5), faiss.IndexPQ(8, 2, 4))
+    ),
+    r"LinearTransform \(8 to 8 dims": lambda: trained("RR8,RR8,PQ2x4np"),
+    "IndexIVFPQ": lambda: trained("IVF4,PQ2x4np"),
+    "IndexScalarQuantizer": lambda: trained("SQ8"),
+    "not trained": lambda: faiss.IndexPQ(8, 2, 4),
+    "4, 5.* bits": lambda: trained("RQ1x4_1x5"),
+    "IndexResidualQuantizer.* a rotation": lambda: trained("RR8,RQ2x4"),
+}
+
+
+@pytest.mark.parametrize("named", REFUSED)
 def test_another_kind_of_index_is_refused_by_name(named: str, tmp_path: Path) -> None:
     path = str(tmp_path / "other.faiss")
-    faiss.write_index(refused()[named], path)
+    faiss.write_index(REFUSED[named](), path)
     with pytest.raises(CodebookError, match=named) as caught:
         read_index_codebook(path)
     assert path in str(caught.value)

@@ -27,7 +27,7 @@ def load_codebook(path: str | Path) -> Quantizer:
     Parameters
     ----------
     path : str or Path
-        A ``codebook.zarr``, or a FAISS PQ index.
+        A ``codebook.zarr``, or a FAISS PQ, OPQ or RQ index.
 
     Returns
     -------

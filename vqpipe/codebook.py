@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from vqpipe.dtypes import Codes, Float32
+from vqpipe.dtypes import Codes, Float32, Labels
 from vqpipe.errors import CodebookError
 
+Kind = Literal["KM", "PQ", "OPQ", "RQ"]
 Metric = Literal["l2", "cosine"]
 
 # A codeword for which there were no distinct rows left lies here: never the nearest, so never used.
@@ -27,21 +28,25 @@ class CodebookSpec:
     Attributes
     ----------
     kind : str
-        ``KM`` (plain vector quantization) or ``PQ`` (product quantization, Jégou et al. 2011).
+        ``KM`` (plain vector quantization), ``PQ`` (product quantization, Jégou et al. 2011), ``OPQ`` (a
+        rotation and PQ, Ge et al. 2013) or ``RQ`` (residual quantization, Chen et al. 2010).
     m : int
-        Sub-vectors per row: 1 for KM.
+        Sub-vectors per row: 1 for KM and RQ.
     k : int
         Codewords per column.
+    stages : int
+        Residual stages: 1 but for RQ.
     """
 
-    kind: Literal["KM", "PQ"]
+    kind: Kind
     m: int
     k: int
+    stages: int = 1
 
     @property
     def columns(self) -> int:
         """Codes per row."""
-        return self.m
+        return self.stages * self.m
 
     @property
     def bits(self) -> int:
@@ -56,7 +61,7 @@ class CodebookSpec:
     @property
     def row_code_bytes(self) -> int:
         """Bytes of one row's codes in memory."""
-        return self.m * np.dtype(self.code_dtype).itemsize
+        return self.columns * np.dtype(self.code_dtype).itemsize
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dim that ``m`` does not divide.
@@ -74,7 +79,7 @@ class CodebookSpec:
             )
 
     def __str__(self) -> str:
-        return f"KM{self.k}" if self.kind == "KM" else f"PQ{self.m}x{self.bits}"
+        return f"KM{self.k}" if self.kind == "KM" else f"{self.kind}{self.columns}x{self.bits}"
 
 
 def code_bits(k: int) -> int:
@@ -103,23 +108,32 @@ def code_dtype(k: int) -> str:
 class Codebook:
     """Centroids and what must be done to a row before it is compared with them.
 
+    A row is *placed*: the offset is subtracted from it, and what is left is rotated, ``R (x - o)``. What a
+    row is replaced by is ``R^T (sum of its codewords, moved by -R o) + o``: the first stage's codewords
+    stand for placed rows, each later stage's for what the stages before leave over of them.
+
     Attributes
     ----------
     kind : str
-        ``KM`` or ``PQ``.
+        ``KM``, ``PQ``, ``OPQ`` or ``RQ``.
     metric : str
         ``l2``, or ``cosine``: rows are divided by their norm first.
     offset : float32 array of shape (dim,)
-        Subtracted from rows and centroids before any product, so that products do not cancel
-        (the sample's mean; zero under cosine).
+        Subtracted from rows before any product, so that products do not cancel (the sample's mean; zero
+        under cosine).
     centroids : float32 array of shape (stages, m, k, dim / m)
-        In the data's own place: ``offset`` is not subtracted from what is stored.
+        In the data's own place: ``offset`` is not subtracted from what is stored of the first stage. With a
+        rotation that place is the rotated one, where ``R o`` is the offset. Later stages hold residuals,
+        which have no place.
+    rotation : float32 array of shape (dim, dim) or None
+        ``R``, orthonormal.
     """
 
-    kind: Literal["KM", "PQ"]
+    kind: Kind
     metric: Metric
     offset: Float32
     centroids: Float32
+    rotation: Float32 | None = None
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 4 or self.centroids.dtype != np.float32:
@@ -127,10 +141,23 @@ class Codebook:
                 f"centroids of shape {self.centroids.shape} and dtype {self.centroids.dtype}: "
                 "a codebook holds float32 centroids of shape (stages, m, k, dim / m)"
             )
-        if self.offset.shape != (self.dim,) or self.offset.dtype != np.float32:
+        self._check("offset", self.offset, (self.dim,))
+        if self.rotation is not None:
+            self._check("rotation", self.rotation, (self.dim, self.dim))
+        if (self.rotation is not None) != (self.kind == "OPQ"):
+            has = "without a" if self.rotation is None else "with a"
+            raise CodebookError(f"codebook of kind {self.kind} {has} rotation: OPQ alone has one")
+        if (self.stages > 1 and self.kind != "RQ") or (self.m > 1 and self.kind in ("KM", "RQ")):
             raise CodebookError(
-                f"offset of shape {self.offset.shape} and dtype {self.offset.dtype}: expected "
-                f"float32 of shape ({self.dim},), as the centroids have"
+                f"centroids of shape {self.centroids.shape}: a codebook of kind {self.kind} has "
+                f"{'one stage' if self.kind != 'RQ' else 'm = 1'}"
+            )
+
+    def _check(self, name: str, array: Float32, shape: tuple[int, ...]) -> None:
+        if array.shape != shape or array.dtype != np.float32:
+            raise CodebookError(
+                f"{name} of shape {array.shape} and dtype {array.dtype}: expected "
+                f"float32 of shape {shape}, as the centroids have"
             )
 
     @property
@@ -161,7 +188,7 @@ class Codebook:
     @property
     def spec(self) -> CodebookSpec:
         """Kind and sizes."""
-        return CodebookSpec(self.kind, self.m, self.k)
+        return CodebookSpec(self.kind, self.m, self.k, self.stages)
 
     @property
     def surplus(self) -> list[int]:
@@ -171,7 +198,7 @@ class Codebook:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the sizes as JSON, then offset and centroids as little-endian float32."""
+        """SHA-256 over the sizes as JSON, then offset, rotation and centroids as little-endian float32."""
         head = {
             "kind": self.kind,
             "metric": self.metric,
@@ -181,16 +208,47 @@ class Codebook:
             "k": self.k,
         }
         sha = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-        for array in (self.offset, self.centroids):
-            sha.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        for array in (self.offset, self.rotation, self.centroids):
+            if array is not None:
+                sha.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return sha.hexdigest()
 
-    def centred(self) -> Float32:
-        """Return the centroids of the one stage moved by the offset, shape (m, k, dim / m)."""
-        moved: Float32 = self.centroids[0] - self.offset.reshape(self.m, 1, -1)
+    def stage_offset(self, stage: int) -> Float32:
+        """Return what must be subtracted from a stage's stored centroids, shape (m, dim / m).
+
+        The offset where rows are compared, ``R o``, for the first stage; zero for residuals.
+        """
+        offset = self.offset
+        if stage % self.stages:
+            offset = np.zeros_like(offset)
+        elif self.rotation is not None:
+            # Not by BLAS: its last bits depend on the number of threads.
+            wide = np.einsum("ij,j->i", self.rotation, offset, dtype=np.float64)
+            offset = wide.astype(np.float32)
+        return offset.reshape(self.m, -1)
+
+    def centred(self, stage: int = 0) -> Float32:
+        """Return the centroids of a stage as placed rows are compared with them, shape (m, k, dim / m)."""
+        stored = self.centroids[stage]
+        moved: Float32 = stored - self.stage_offset(stage)[:, None]
         # What is far away stays far away, whatever the offset.
-        moved[self.centroids[0] == SURPLUS] = SURPLUS
+        moved[stored == SURPLUS] = SURPLUS
         return moved
+
+    def first_stages(self, count: int) -> Codebook:
+        """Return the codebook of the first ``count`` stages."""
+        return replace(self, centroids=self.centroids[:count])
+
+    def stored(self, centred: Float32, stage: int = 0) -> Float32:
+        """Return centroids as they are stored, in the data's own place: what `centred` undoes."""
+        moved: Float32 = centred + self.stage_offset(stage)[:, None]
+        moved[(centred == SURPLUS).all(axis=2)] = SURPLUS
+        return moved
+
+    def turned(self, rotation: Float32) -> Codebook:
+        """Return the codebook of the same centred centroids under another rotation."""
+        bare = replace(self, rotation=rotation)
+        return replace(bare, centroids=bare.stored(self.centred())[None])
 
     def decode(self, codes: Codes) -> Float32:
         """Return the vectors that codes stand for.
@@ -216,6 +274,23 @@ class Codebook:
         >>> Codebook("KM", "l2", np.zeros(2, np.float32), centroids).decode(np.array([[1]]))
         array([[1., 2.]], dtype=float32)
         """
+        if self.rotation is None:
+            return self._sum(codes, self.centroids)
+        placed = self.decode_placed(codes).astype(np.float64)
+        vectors: Float32 = (placed @ self.rotation + self.offset).astype(np.float32)
+        return vectors
+
+    def decode_placed(self, codes: Codes | Labels) -> Float32:
+        """Return the same where rows are compared: offset subtracted, rotated. Equal codes give equal rows."""
+        return self._sum(codes, self.every_centred)
+
+    @cached_property
+    def every_centred(self) -> Float32:
+        """The centroids of all stages as placed rows are compared with them."""
+        return np.stack([self.centred(stage) for stage in range(self.stages)])
+
+    def _sum(self, codes: Codes | Labels, centroids: Float32) -> Float32:
+        """Return the sums of the codewords that codes name."""
         if codes.ndim != 2 or codes.shape[1] != self.columns:
             raise CodebookError(
                 f"codes of shape {codes.shape}: this {self.spec} codebook has {self.columns} "
@@ -227,6 +302,9 @@ class Codebook:
                 f"code {bad}: this {self.spec} codebook has codewords 0 to "
                 f"{self.k - 1}; the codes belong to another codebook"
             )
-        picked = self.centroids[0][np.arange(self.m), codes.astype(np.intp)]
-        vectors: Float32 = picked.reshape(len(codes), self.dim)
+        by_stage = codes.astype(np.intp).reshape(len(codes), self.stages, self.m)
+        places = np.arange(self.m)
+        vectors: Float32 = centroids[0][places, by_stage[:, 0]].reshape(len(codes), self.dim)
+        for stage in range(1, self.stages):
+            vectors += centroids[stage][places, by_stage[:, stage]].reshape(len(codes), self.dim)
         return vectors

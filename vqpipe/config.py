@@ -17,16 +17,20 @@ from pydantic import (
     model_validator,
 )
 
-from vqpipe.codebook import CodebookSpec, Metric
+from vqpipe.codebook import CodebookSpec, Kind, Metric
 
 MAX_CODEWORDS = 1 << 24
 MAX_PQ_BITS = 12
+# Each stage costs passes over the sample through all stages before it; later ones gain next to nothing.
+MAX_STAGES = 64
 
 # What begins the name of rows that are computed where they are read: no path.
 SYNTHETIC_SCHEME = "synthetic:"
 
 STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
 
+# What is counted in a kind's short name, and which key of the mapping says it.
+_SIZE = {"KM": "k", "PQ": "m", "OPQ": "m", "RQ": "stages"}
 _CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
 
 
@@ -90,7 +94,7 @@ def _allow_short_name(schema: dict[str, Any]) -> None:
     """Let editors take PQ16 where the mapping may stand."""
     mapping = dict(schema)
     schema.clear()
-    names = {"type": "string", "pattern": "^(KM|PQ)[0-9]+(x[0-9]+)?$"}
+    names = {"type": "string", "pattern": "^(KM[0-9]+|(PQ|OPQ|RQ)[0-9]+(x[0-9]+)?)$"}
     schema.update({"title": mapping.pop("title"), "anyOf": [names, mapping]})
 
 
@@ -99,29 +103,37 @@ class CodebookConfig(_Section):
 
     model_config = ConfigDict(json_schema_extra=_allow_short_name)
 
-    kind: Literal["KM", "PQ"] | None = None
-    """`KM`: one codeword per vector; `PQ`: one per sub-vector."""
+    kind: Kind | None = None
+    """`KM`: one codeword per vector; `PQ`: one per sub-vector; `OPQ`: the same after a rotation that is learnt;
+    `RQ`: one per stage, each stage for what the ones before left over."""
     k: Annotated[int, Field(ge=1, le=MAX_CODEWORDS)] | None = None
     """Codewords of a KM codebook."""
     m: PositiveInt | None = None
-    """Sub-vectors of a PQ codebook; must divide the dim."""
+    """Sub-vectors of a PQ or OPQ codebook; must divide the dim."""
     bits: Annotated[int, Field(ge=1, le=MAX_PQ_BITS)] | None = None
-    """Bits of a PQ code, 8 unless said."""
+    """Bits of a PQ, OPQ or RQ code, 8 unless said."""
+    stages: Annotated[int, Field(ge=1, le=MAX_STAGES)] | None = None
+    """Stages of an RQ codebook."""
     source: Uri | None = Field(default=None, alias="from")
-    """A codebook.zarr or a FAISS PQ index: encode with it, learn nothing."""
+    """A codebook.zarr or a FAISS PQ, OPQ or RQ index: encode with it, learn nothing."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> CodebookConfig:
-        given = {name for name in ("kind", "k", "m", "bits") if getattr(self, name) is not None}
+        names = ("kind", "k", "m", "bits", "stages")
+        given = {name for name in names if getattr(self, name) is not None}
         if self.source is not None:
             if given:
                 raise ValueError(f"`from` takes a finished codebook: leave out {sorted(given)}")
         elif self.kind is None:
-            raise ValueError("say `kind: KM` or `kind: PQ`, or `from: PATH`")
-        elif self.kind == "KM" and given != {"kind", "k"}:
-            raise ValueError("`kind: KM` takes `k` and nothing else")
-        elif self.kind == "PQ" and not {"kind", "m"} <= given <= {"kind", "m", "bits"}:
-            raise ValueError("`kind: PQ` takes `m` and, unless it is 8, `bits`")
+            kinds = ", ".join(f"`kind: {kind}`" for kind in _SIZE)
+            raise ValueError(f"say {kinds}, or `from: PATH`")
+        else:
+            size = _SIZE[self.kind]
+            if self.kind == "KM":
+                if given != {"kind", "k"}:
+                    raise ValueError("`kind: KM` takes `k` and nothing else")
+            elif not {"kind", size} <= given <= {"kind", size, "bits"}:
+                raise ValueError(f"`kind: {self.kind}` takes `{size}` and, unless it is 8, `bits`")
         return self
 
     @property
@@ -131,11 +143,11 @@ class CodebookConfig(_Section):
             return None
         if self.kind == "KM":
             return CodebookSpec("KM", 1, self.k or 1)
-        return CodebookSpec("PQ", self.m or 1, 1 << (self.bits or 8))
+        return CodebookSpec(self.kind, self.m or 1, 1 << (self.bits or 8), self.stages or 1)
 
 
 class TrainConfig(_Section):
-    """How the codebook is learnt."""
+    """How the codebook is learnt. Rounds and passes are of each stage of an RQ codebook."""
 
     rows: Rows | Literal["auto"] = "auto"
     """Rows of the training sample; auto: min(rows - heldout, max(1000 k, 500,000))."""
@@ -221,7 +233,7 @@ class Config(_Section):
     output: Uri
     """Path of the output folder."""
     codebook: CodebookConfig
-    """KM1024, PQ16 (= PQ16x8), PQ16x4, a mapping, or `{from: PATH}`."""
+    """KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16, RQ8, a mapping, or `{from: PATH}`."""
     train: TrainConfig = TrainConfig()
     encode: EncodeConfig = EncodeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -257,15 +269,15 @@ def parse_codebook(text: str) -> dict[str, Any]:
     --------
     >>> parse_codebook("PQ16x4")
     {'kind': 'PQ', 'm': 16, 'bits': 4}
+    >>> parse_codebook("RQ8")
+    {'kind': 'RQ', 'stages': 8, 'bits': 8}
     """
     match = _CODEBOOK.fullmatch(text)
     if match is None:
-        raise ValueError("names no codebook: write KM1024, PQ16 (= PQ16x8) or PQ16x4")
+        raise ValueError("names no codebook: write KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16 or RQ8")
     kind, size, bits = match[1], int(match[2]), match[3]
-    if kind in ("OPQ", "RQ"):
-        raise ValueError(f"{kind} codebooks are not built yet; take KM or PQ")
     if kind == "KM":
         if bits is not None:
             raise ValueError(f"a KM codebook has one size, its codewords: KM{size}")
         return {"kind": "KM", "k": size}
-    return {"kind": "PQ", "m": size, "bits": int(bits or 8)}
+    return {"kind": kind, _SIZE[kind]: size, "bits": int(bits or 8)}

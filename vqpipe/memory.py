@@ -46,6 +46,8 @@ class Sizes:
     queries : int
     places : int
         Nearest rows that are kept per query.
+    beam_bytes, beam : int
+        What a search of residual stages looks up, and a block of its scores; choices that it keeps.
     """
 
     dim: int
@@ -61,23 +63,40 @@ class Sizes:
     listed_rows: int
     queries: int
     places: int
+    beam_bytes: int = 0
+    beam: int = 1
 
     @property
     def codebook_bytes(self) -> int:
         """Bytes of the centroids in float32."""
-        return self.spec.k * self.dim * FLOAT32_BYTES
+        return codebook_bytes(self.spec, self.dim)
+
+    @property
+    def copies_left(self) -> int:
+        """Copies of a training row that is rotated; of what all in a beam leave, with their parts summed up."""
+        return 2 if self.spec.stages == 1 else 4 * self.beam
+
+    @property
+    def rotation_bytes(self) -> int:
+        """Bytes of the rotation in float32."""
+        return self.dim * self.dim * FLOAT32_BYTES if self.spec.kind == "OPQ" else 0
 
 
 def worker_bytes(sizes: Sizes) -> dict[str, int]:
     """Return the peak memory of a worker, in bytes, per stage.
 
-    A codebook is held three times: as it is, moved by the offset, and laid out for the products.
+    A codebook is held three times: as it is, moved by the offset, and laid out for the products; residual
+    stages once more, without surplus codewords. In training all stages but the last are held beside them.
     """
+    copies = 4 if sizes.spec.stages > 1 else 3
     piece = max(sizes.chunk_bytes * READ_COPIES, 16 << 20)
     row_floats = sizes.dim * FLOAT32_BYTES
-    codebook = 3 * sizes.codebook_bytes
+    codebook = copies * sizes.codebook_bytes + 2 * sizes.rotation_bytes + sizes.beam_bytes
+    stages_before = codebook if sizes.spec.stages > 1 else 0
+    # Placed by another product, or what is left of it.
+    moved = row_floats if sizes.spec.kind in ("OPQ", "RQ") else 0
     # A row as read, as float32, centred, and in float64 for its error.
-    working = sizes.window_rows * (sizes.row_bytes + 3 * row_floats)
+    working = sizes.window_rows * (sizes.row_bytes + 3 * row_floats + moved)
     shard = sizes.shard_rows * (2 * sizes.spec.row_code_bytes + 1 + FLOAT64_BYTES)
     # A block of distances, candidates as many as that if all are equal, and the lists they enter.
     searched = SEARCH_BLOCK_ROWS * (2 * FLOAT32_BYTES + 6 * FLOAT64_BYTES)
@@ -100,11 +119,19 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
         + sizes.codebook_bytes
         + 2 * tally_bytes(sizes.spec, sizes.dim, sizes.slice_rows)
         + 3 * tally_bytes(sizes.spec, sizes.dim, sizes.batch_rows)
-        + sizes.slice_rows * (sizes.row_bytes + 4 * row_floats),
+        + stages_before
+        # The products that a rotation follows from: two sums of them, one to come, and what solves them.
+        + 16 * sizes.rotation_bytes
+        + sizes.slice_rows * (sizes.row_bytes + 4 * row_floats + sizes.copies_left * moved),
         "encode": PROCESS_BYTES + piece + codebook + working + shard,
         "evaluate": PROCESS_BYTES + codebook + shard + search + max(database, decoded),
         "export": PROCESS_BYTES + sizes.codebook_bytes + 3 * shard,
     }
+
+
+def codebook_bytes(spec: CodebookSpec, dim: int) -> int:
+    """Return the bytes of the centroids in float32."""
+    return spec.stages * spec.k * dim * FLOAT32_BYTES
 
 
 def tally_bytes(spec: CodebookSpec, dim: int, rows: int) -> int:

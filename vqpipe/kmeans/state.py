@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any, Literal
 from zipfile import BadZipFile
@@ -13,7 +14,7 @@ from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Float64
 from vqpipe.errors import CodebookError
 
-Phase = Literal["forgetting", "averaging", "finished"]
+Phase = Literal["turning", "forgetting", "averaging", "finished"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +56,28 @@ class TrainState:
     Attributes
     ----------
     codebook : Codebook
+        With the stages that were trained so far; the last one is in training.
     sums : float64 array of shape (m, k, dim / m)
-        Decayed sums of the rows nearest to each codeword, offset subtracted.
+        Decayed sums of the rows nearest to each codeword of the last stage, placed; of what the stages before
+        leave of them, if there are any.
     weights : float64 array of shape (m, k)
         Decayed counts.
     errors : float64 array of shape (m, k)
         Decayed sums of their squared errors.
     round : int
-        Rounds taken.
+        Rounds taken in this leg: the search for a rotation is one, and then each stage is one.
     phase : str
-        ``forgetting``, ``averaging`` or ``finished``.
+        ``turning`` (the rotation is sought), ``forgetting``, ``averaging`` or ``finished``.
     averaging_from : int
         Round at which averaging began; 0 before.
     probes : int
         Groups of codewords that a row is compared with; 0 where it is compared with all codewords.
     history : tuple of RoundRecord
+        Of all legs.
+    leg_from : int
+        Lines of history before this leg.
+    rival : Codebook or None
+        While the rotation is sought: where it had come to from its first start.
     """
 
     codebook: Codebook
@@ -81,10 +89,12 @@ class TrainState:
     averaging_from: int = 0
     probes: int = 0
     history: tuple[RoundRecord, ...] = ()
+    leg_from: int = 0
+    rival: Codebook | None = None
 
     @classmethod
     def begin(cls, codebook: Codebook, known_rows: float = 0.0) -> TrainState:
-        """Return the state before the first round.
+        """Return the state before the first round of the codebook's last stage.
 
         Parameters
         ----------
@@ -95,8 +105,22 @@ class TrainState:
         """
         _, m, k, width = codebook.centroids.shape
         weights = np.full((m, k), known_rows)
-        sums = codebook.centred() * weights[:, :, None] if known_rows else np.zeros((m, k, width))
+        sums = codebook.centred(-1) * weights[:, :, None] if known_rows else np.zeros((m, k, width))
         return cls(codebook, sums, weights, np.zeros((m, k)))
+
+    def after(self, earlier: TrainState) -> TrainState:
+        """Return this state as the beginning of the leg after ``earlier``."""
+        return replace(self, history=earlier.history, leg_from=len(earlier.history))
+
+    @property
+    def leg(self) -> tuple[RoundRecord, ...]:
+        """The part of the history that is of this leg."""
+        return self.history[self.leg_from :]
+
+    @property
+    def rows_before(self) -> int:
+        """Rows that were looked at in the legs before this one."""
+        return self.history[self.leg_from - 1].rows_seen if self.leg_from else 0
 
     def recorded(self, record: RoundRecord) -> TrainState:
         """Return the state with one more line of history."""
@@ -112,6 +136,7 @@ class TrainState:
         facts = {
             "kind": self.codebook.kind,
             "metric": self.codebook.metric,
+            "leg_from": self.leg_from,
             "round": self.round,
             "phase": self.phase,
             "averaging_from": self.averaging_from,
@@ -121,8 +146,8 @@ class TrainState:
         np.savez(
             file,
             facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
-            offset=self.codebook.offset,
-            centroids=self.codebook.centroids,
+            **_arrays_of(self.codebook, ""),
+            **({} if self.rival is None else _arrays_of(self.rival, "rival_")),
             sums=self.sums,
             weights=self.weights,
             errors=self.errors,
@@ -146,11 +171,9 @@ class TrainState:
     def _from_npz(cls, file: IO[bytes]) -> TrainState:
         with np.load(file, allow_pickle=False) as arrays:
             facts: dict[str, Any] = json.loads(arrays["facts"].tobytes())
-            codebook = Codebook(
-                facts["kind"], facts["metric"], arrays["offset"], arrays["centroids"]
-            )
+            rival = _codebook_in(arrays, facts, "rival_") if "rival_offset" in arrays else None
             return cls(
-                codebook,
+                _codebook_in(arrays, facts, ""),
                 arrays["sums"],
                 arrays["weights"],
                 arrays["errors"],
@@ -159,4 +182,24 @@ class TrainState:
                 facts["averaging_from"],
                 facts["probes"],
                 tuple(RoundRecord(**record) for record in facts["history"]),
+                facts["leg_from"],
+                rival,
             )
+
+
+def _arrays_of(codebook: Codebook, prefix: str) -> dict[str, Any]:
+    arrays = {"offset": codebook.offset, "centroids": codebook.centroids}
+    if codebook.rotation is not None:
+        arrays["rotation"] = codebook.rotation
+    return {f"{prefix}{name}": values for name, values in arrays.items()}
+
+
+def _codebook_in(arrays: Mapping[str, Any], facts: dict[str, Any], prefix: str) -> Codebook:
+    rotation = f"{prefix}rotation"
+    return Codebook(
+        facts["kind"],
+        facts["metric"],
+        arrays[f"{prefix}offset"],
+        arrays[f"{prefix}centroids"],
+        arrays.get(rotation),
+    )

@@ -42,7 +42,7 @@ class Step:
 
 
 def take_step(state: TrainState, tally: Tally, decay: float, seed: int, moves: bool) -> Step:
-    """Fold one batch into the statistics and move every codeword to the mean of what it stands for.
+    """Fold one batch into the statistics and move the last stage's codewords to the means of their rows.
 
     The state that is given is spent: its statistics, which may be as large as memory allows, are
     changed in place and are the next state's.
@@ -74,19 +74,21 @@ def take_step(state: TrainState, tally: Tally, decay: float, seed: int, moves: b
     weights.reshape(-1)[tally.touched] += tally.counts
     errors.reshape(-1)[tally.touched] += tally.squared_error
     codebook = state.codebook
-    alive = ~(codebook.centroids[0] == SURPLUS).all(axis=2)
+    alive = ~(codebook.centroids[-1] == SURPLUS).all(axis=2)
     centroids = np.empty_like(codebook.centroids)
+    centroids[:-1] = codebook.centroids[:-1]
+    offsets = codebook.stage_offset(-1)
     moved = 0
     rng = np.random.default_rng((seed, state.round))
     for column in range(m):
         known = (sums[column], weights[column])
-        _place(codebook, column, *known, np.arange(k), centroids[0, column])
+        placed = centroids[-1, column]
+        _place(codebook, column, offsets[column], *known, np.arange(k), placed)
         if moves:
-            offset = codebook.offset.reshape(m, width)[column]
             changed = move_starved(
-                centroids[0, column], offset, *known, errors[column], alive[column], rng
+                placed, offsets[column], *known, errors[column], alive[column], rng
             )
-            _place(codebook, column, *known, changed, centroids[0, column])
+            _place(codebook, column, offsets[column], *known, changed, placed)
             moved += len(changed) // 2
     stepped = replace(
         state,
@@ -102,6 +104,7 @@ def take_step(state: TrainState, tally: Tally, decay: float, seed: int, moves: b
 def _place(
     codebook: Codebook,
     column: int,
+    offset: Float32,
     sums: Float64,
     weights: Float64,
     codes: NDArray[np.intp],
@@ -112,10 +115,9 @@ def _place(
     One that stands for no row stays where it was, and so does a surplus one. Codewords of a cosine KM
     codebook are put on the unit sphere.
     """
-    offset = codebook.offset.reshape(codebook.m, -1)[column]
     for start in range(0, len(codes), _BLOCK):
         block = codes[start : start + _BLOCK]
-        stored = codebook.centroids[0, column, block]
+        stored = codebook.centroids[-1, column, block]
         known = weights[block] > LEAST_WEIGHT
         means = sums[block] / np.where(known, weights[block], 1.0)[:, None]
         if codebook.metric == "cosine" and codebook.kind == "KM":

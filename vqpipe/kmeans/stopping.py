@@ -32,15 +32,15 @@ def next_phase(state: TrainState, schedule: Schedule, stop: float) -> TrainState
 
 def _has_settled(state: TrainState, schedule: Schedule, stop: float) -> bool:
     """Say whether the last pass lowered held-out distortion by less than ``stop``."""
-    if stop == 0 or not state.history:
+    if stop == 0 or not state.leg:
         return False
-    now = state.history[-1]
+    now = state.leg[-1]
     if now.heldout is None:
         return False
     pass_ago = now.rows_seen - schedule.rows
     earlier = [
         record.heldout
-        for record in state.history
+        for record in state.leg
         if record.heldout is not None and record.rows_seen <= pass_ago
     ]
     return bool(earlier) and now.heldout > earlier[-1] * (1 - stop)

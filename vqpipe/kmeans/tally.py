@@ -110,3 +110,27 @@ def squared_errors(rows: Float32, labels: NDArray[np.intp], centroids: Float32) 
         block -= centroids[np.arange(m), labels[start : start + 256]]
         errors[start : start + 256] = np.einsum("nmw,nmw->nm", block, block)
     return errors
+
+
+def residual_errors(rows: Float32, labels: NDArray[np.intp], centroids: Float32) -> Float64:
+    """Return ||x - (c + c' + ...)||^2 of every row over residual stages, in float64.
+
+    Parameters
+    ----------
+    rows : float32 array of shape (rows, dim)
+        Offset subtracted.
+    labels : int array of shape (rows, stages)
+    centroids : float32 array of shape (stages, 1, k, dim)
+        Offset subtracted from the first stage's.
+
+    Returns
+    -------
+    float64 array of shape (rows,)
+    """
+    errors = np.empty(len(rows))
+    for start in range(0, len(rows), 256):
+        left = rows[start : start + 256].astype(np.float64)
+        for stage, codewords in enumerate(centroids[:, 0]):
+            left -= codewords[labels[start : start + 256, stage]]
+        errors[start : start + 256] = np.einsum("nd,nd->n", left, left)
+    return errors

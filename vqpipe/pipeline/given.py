@@ -7,12 +7,12 @@ import os
 from vqpipe.codebook import Codebook, CodebookSpec, Metric
 from vqpipe.errors import CodebookError
 from vqpipe.quantizer import Quantizer
-from vqpipe.quantizer.faiss_index import read_index_codebook
+from vqpipe.quantizer.faiss_codebook import read_index_codebook
 from vqpipe.storage.codebook_file import read_codebook
 
 
 def read_given(path: str) -> Quantizer:
-    """Read a ``codebook.zarr``, or the codebook in a FAISS PQ index.
+    """Read a ``codebook.zarr``, or the codebook in a FAISS PQ, OPQ or RQ index.
 
     Raises
     ------

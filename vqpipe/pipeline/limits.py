@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from vqpipe.config import FileConfig
-from vqpipe.memory import Sizes, check_chunk, check_disk, check_memory, worker_bytes
+from vqpipe.memory import (
+    Sizes,
+    check_chunk,
+    check_disk,
+    check_memory,
+    codebook_bytes,
+    worker_bytes,
+)
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import plan_draws, scatter_shards
+from vqpipe.quantizer.beam import BEAM, beam_bytes
 from vqpipe.quantizer.faiss_index import packed_row_bytes
 from vqpipe.shards import ceil_div
 from vqpipe.tasks.encode import window_rows
@@ -46,6 +54,8 @@ def plan_memory(run: Run) -> dict[str, int]:
         listed_rows=listed_rows,
         queries=0 if run.spec.kind == "KM" else count,
         places=max(run.config.evaluate.recall_at),
+        beam_bytes=beam_bytes(run.spec.stages, run.spec.k),
+        beam=BEAM,
     )
     needed = worker_bytes(sizes)
     return {
@@ -60,7 +70,7 @@ def plan_disk(run: Run) -> dict[str, int]:
     codes = run.codes()
     rows = run.source.rows
     # A checkpoint holds codewords in float32 and their sums in float64, and stays until the next one is whole.
-    planned = {"train": 2 * run.spec.k * run.source.dim * (4 + 8) + OTHER_BYTES}
+    planned = {"train": 2 * 3 * codebook_bytes(run.spec, run.source.dim) + OTHER_BYTES}
     if run.given is None:
         drawn = run.sizes.train + run.sizes.heldout + run.sizes.database
         planned["sample"] = 2 * drawn * (run.source.row_bytes + 16)

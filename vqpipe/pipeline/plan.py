@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vqpipe.codebook import Codebook
+from vqpipe.kmeans.rotation import TURNING_ROUNDS, rotation_rows
 from vqpipe.pipeline.encode import pending_shards
 from vqpipe.pipeline.limits import plan_disk, plan_memory
 from vqpipe.pipeline.pipeline import ROUTE
@@ -94,7 +95,11 @@ def _work(run: Run) -> dict[str, tuple[int, int, int]]:
     if run.given is None:
         schedule = run.schedule
         tasks = sum(ceil_div(batch, run.slice_rows(batch)) for batch in schedule.batches)
-        rows = schedule.starts[-1]
+        tasks, rows = run.spec.stages * tasks, run.spec.stages * schedule.starts[-1]
+        if run.spec.kind == "OPQ":
+            turned = rotation_rows(run.spec.k, run.sizes.train)
+            tasks += TURNING_ROUNDS * ceil_div(turned, run.slice_rows(turned))
+            rows += TURNING_ROUNDS * turned
         targets = sum(draw.shard_count for draw in plan_draws(run))
         read = run.rows_at_begin
         work["sample"] = (read, len(scatter_shards(run)) + targets, read * source.row_bytes)
@@ -109,8 +114,10 @@ def _rates(run: Run) -> dict[str, float]:
         rates.update(run.output.read_json(RUN_FILE).get("rows_per_second", {}))
     if "encode" not in rates:
         rates["encode"] = _calibrate(run)
-    # A training row costs what an encoded row costs, less what its search spares, and its share of the tally.
+    # A training row costs what an encoded row costs, less what its search spares, and its share of the tally. Over
+    # residual stages it is encoded by the stages so far.
     spared = run.spec.k / compared_codewords(run.spec, run.search)
+    spared *= 2 * run.spec.stages / (run.spec.stages + 1)
     rates.setdefault("train", rates["encode"] * 0.7 * spared)
     return rates
 
@@ -119,15 +126,17 @@ def _calibrate(run: Run) -> float:
     """Encode made-up rows with a made-up codebook of this shape for two seconds."""
     rng = np.random.default_rng(0)
     spec, dim = run.spec, run.source.dim
-    shape = (1, spec.m, spec.k, dim // spec.m)
+    shape = (spec.stages, spec.m, spec.k, dim // spec.m)
     centroids = rng.standard_normal(shape, dtype=np.float32)
-    codebook = Codebook(spec.kind, "l2", np.zeros(dim, np.float32), centroids)
+    rotation = np.eye(dim, dtype=np.float32) if spec.kind == "OPQ" else None
+    codebook = Codebook(spec.kind, "l2", np.zeros(dim, np.float32), centroids, rotation)
     quantizer = Quantizer(codebook, run.route)
     rows = rng.standard_normal(
         (min(CALIBRATION_ROWS, window_rows(dim, run.route.block_rows)), dim), dtype=np.float32
     )
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < CALIBRATION_SECONDS:
-        quantizer.squared_errors(rows, quantizer.assign(rows))
+        placed = quantizer.rotate(rows)
+        quantizer.squared_errors(placed, quantizer.assign(placed))
         done += len(rows)
     return done / (time.perf_counter() - began)

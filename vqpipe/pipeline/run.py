@@ -223,7 +223,8 @@ class Run:
 
     def slice_rows(self, rows: int) -> int:
         """Return the rows of a slice when ``rows`` of the sample are cut into slices."""
-        work = 2 * compared_codewords(self.spec, self.search) * self.source.dim
+        # Of a residual stage the ones before are searched as well.
+        work = 2 * compared_codewords(self.spec, self.search) * self.source.dim * self.spec.stages
         target = min(TARGET_SLICE_ROWS, max(1, SLICE_FLOPS // work))
         # Fewer than may be: a batch that crosses the sample's end is cut there as well.
         count = min(MOST_SLICES - EVEN_SLICES, EVEN_SLICES * ceil_div(rows, EVEN_SLICES * target))

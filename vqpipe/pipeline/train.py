@@ -6,23 +6,17 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
-from vqpipe.codebook import Codebook
-from vqpipe.errors import CodebookError
-from vqpipe.evaluation.health import name_columns
-from vqpipe.kmeans.schedule import Schedule, memory_rows
-from vqpipe.kmeans.seeding import first_distinct
+from vqpipe.kmeans.schedule import Schedule
 from vqpipe.kmeans.state import RoundRecord, TrainState
 from vqpipe.kmeans.step import take_step
 from vqpipe.kmeans.stopping import next_phase
 from vqpipe.kmeans.tally import Tally
 from vqpipe.memory import tally_bytes
-from vqpipe.pipeline.given import read_initial
+from vqpipe.pipeline.rotation import planned_rounds, turn
 from vqpipe.pipeline.run import MOST_HELDOUT_ROWS, Run
 from vqpipe.pipeline.stage import Need, Stage
-from vqpipe.quantizer import Quantizer, choose_search, first_probes, more_probes
-from vqpipe.rows import prepare_rows
+from vqpipe.pipeline.starts import begin_next_stage, begin_training, initial_codebook
+from vqpipe.quantizer import Quantizer, choose_search, more_probes
 from vqpipe.shards import batch_slices, plan_shards
 from vqpipe.storage.codebook_file import write_codebook
 from vqpipe.storage.samples import Sample, SetName
@@ -32,8 +26,6 @@ CHECKPOINT_FILE = "checkpoint.npz"
 
 # The contract says at least once a minute; a crash costs this much and one round.
 CHECKPOINT_SECONDS = 20.0
-
-_SEEDING_ROWS = 65_536
 
 # Where codewords are searched and not all compared, the codewords found for held-out rows may be this fraction
 # farther than the nearest ones; else more groups are searched. Half a percent of misled rows moves the means of
@@ -86,17 +78,24 @@ def execute(run: Run) -> str:
 
 def _train(run: Run, sample: Sample) -> TrainState:
     schedule = run.schedule_for(sample.rows["train"])
-    state = _resume(run) or _begin(run, sample)
-    run.progress.begin("train", schedule.rounds, "rounds")
-    run.progress.advance(state.round)
+    state = _resume(run) or begin_training(run, sample)
+    run.progress.begin("train", planned_rounds(run.spec, schedule), "rounds")
+    run.progress.advance(len(state.history))
     written = time.monotonic()
     while True:
-        state, tally = _fan_out(run, sample, schedule, state)
-        if tally is None:
-            return state
-        state = _step(run, schedule, state, tally)
-        # It may be as large as the codebook, and the next one is on its way.
-        del tally
+        if state.phase == "turning":
+            state = turn(run, sample, state)
+            run.progress.advance(1)
+        else:
+            state, tally = _fan_out(run, sample, schedule, state)
+            if tally is not None:
+                state = _step(run, schedule, state, tally)
+                # It may be as large as the codebook, and the next one is on its way.
+                del tally
+            elif state.codebook.stages < run.spec.stages:
+                state = begin_next_stage(run, sample, state)
+            else:
+                return state
         if time.monotonic() - written > CHECKPOINT_SECONDS:
             _checkpoint(run, state)
             written = time.monotonic()
@@ -165,46 +164,15 @@ def _step(run: Run, schedule: Schedule, state: TrainState, tally: Tally) -> Trai
     step = take_step(state, tally, decay, run.config.seed, moves=forgetting)
     taken = step.state.round
     record = RoundRecord(
-        taken, schedule.starts[taken], tally.distortion, None, step.dead, step.moved
+        len(state.history) + 1,
+        state.rows_before + schedule.starts[taken],
+        tally.distortion,
+        None,
+        step.dead,
+        step.moved,
     )
     run.progress.advance(1)
     return next_phase(step.state.recorded(record), schedule, run.config.train.stop)
-
-
-def _begin(run: Run, sample: Sample) -> TrainState:
-    """Return the state before the first round, its codewords drawn or taken from ``train.init``.
-
-    Raises
-    ------
-    CodebookError
-        If a KM codebook wants more codewords than there are distinct rows.
-    """
-    metric, spec = run.config.source.metric, run.spec
-    offset = np.zeros(run.source.dim, dtype=np.float32)
-    if metric == "l2":
-        offset = np.array(sample.mean, dtype=np.float32)
-    if run.config.train.init is not None:
-        # Its own offset is where the rows were that it was learnt from: far from there products cancel.
-        initial = replace(_initial(run), offset=offset)
-        known_rows = memory_rows(spec.k, sample.rows["train"]) / spec.k
-        return replace(TrainState.begin(initial, known_rows), probes=first_probes(spec))
-    pieces = (prepare_rows(piece, metric)[0] for piece in sample.pieces("train", _SEEDING_ROWS))
-    centroids, distinct = first_distinct(pieces, spec.m, spec.k)
-    if spec.kind == "KM" and distinct[0] < spec.k:
-        raise CodebookError(
-            f"codebook {spec}: {spec.k:,} codewords are wanted but the {sample.rows['train']:,} training rows hold "
-            f"only {distinct[0]:,} distinct ones; take at most KM{distinct[0]} or give more rows"
-        )
-    _warn_of_surplus(run, distinct)
-    state = TrainState.begin(Codebook(spec.kind, metric, offset, centroids[None]))
-    # A few surplus codewords are far from every group.
-    return replace(state, probes=first_probes(spec) if min(distinct) == spec.k else 0)
-
-
-def _initial(run: Run) -> Codebook:
-    """Return the codebook that ``train.init`` names."""
-    path, metric = str(run.config.train.init), run.config.source.metric
-    return read_initial(path, run.spec, run.source.dim, metric)
 
 
 def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | None:
@@ -213,7 +181,7 @@ def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | Non
         return None
     name: SetName = "heldout" if sample.rows["heldout"] else "train"
     rows = min(sample.rows[name], max(sample.rows["heldout"], MOST_HELDOUT_ROWS))
-    before = Quantizer(_initial(run), run.route)
+    before = Quantizer(initial_codebook(run), run.route)
     found = run.runner.fold(
         compare_slice,
         list(plan_shards(rows, run.slice_rows(rows))),
@@ -226,15 +194,6 @@ def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | Non
         "rows_changed": found.changed / found.rows,
         "codes_changed": [count / found.rows for count in found.changed_codes.tolist()],
     }
-
-
-def _warn_of_surplus(run: Run, distinct: list[int]) -> None:
-    short = [column for column, count in enumerate(distinct) if count < run.spec.k]
-    if short:
-        run.warn(
-            f"codebook {run.spec}: column {name_columns(short)} has fewer distinct sub-vectors ({min(distinct)} the "
-            f"fewest) than its {run.spec.k} codewords; the surplus stays unused"
-        )
 
 
 def _checkpoint(run: Run, state: TrainState) -> None:

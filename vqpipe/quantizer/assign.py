@@ -15,7 +15,7 @@ from typing import Literal
 import faiss
 import numpy as np
 
-from vqpipe.codebook import SURPLUS, Codebook, CodebookSpec
+from vqpipe.codebook import SURPLUS, CodebookSpec
 from vqpipe.dtypes import Float32, Labels
 from vqpipe.errors import VqpipeError
 from vqpipe.kernels import NearestCodewords, can_compile
@@ -124,12 +124,13 @@ def more_probes(spec: CodebookSpec, probes: int) -> int:
     return more if 2 * more <= count_groups(spec.k) else 0
 
 
-def make_assigner(codebook: Codebook, route: Route) -> Callable[[Float32], Labels]:
+def make_assigner(centroids: Float32, route: Route) -> Callable[[Float32], Labels]:
     """Return the function that finds the nearest codewords of centred rows.
 
     Parameters
     ----------
-    codebook : Codebook
+    centroids : float32 array of shape (m, k, dim / m)
+        Of one stage, offset subtracted.
     route : Route
 
     Returns
@@ -142,7 +143,6 @@ def make_assigner(codebook: Codebook, route: Route) -> Callable[[Float32], Label
     VqpipeError
         When called, if a label is no codeword's (FAISS gives -1 for NaN).
     """
-    centroids = codebook.centred()
     if route.name == "grouped":
         find = make_grouped(centroids[0], route.probes)
         return lambda rows: find(rows)[:, None]
@@ -150,7 +150,7 @@ def make_assigner(codebook: Codebook, route: Route) -> Callable[[Float32], Label
         if can_compile():
             return _fused(centroids)
         # Another machine chose it: the same labels but for float ties.
-        route = choose_route(codebook.spec, codebook.dim)
+        route = Route("product", PRODUCT_BLOCK_ROWS)
     begin = _product(centroids, route.block_rows) if route.name == "product" else _flat(centroids)
     m, k, width = centroids.shape
     size = route.block_rows

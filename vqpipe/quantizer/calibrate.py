@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vqpipe.codebook import Codebook, CodebookSpec
+from vqpipe.codebook import CodebookSpec
 from vqpipe.dtypes import Float32, Labels
 from vqpipe.quantizer.assign import FLAT_BLOCK_ROWS, Route, choose_route, make_assigner
 
@@ -40,12 +40,11 @@ def calibrate_route(spec: CodebookSpec, dim: int) -> Route:
     rng = np.random.default_rng(0)
     # Routes go through codewords in pieces: more tell no more.
     k = min(spec.k, _MOST_CODEWORDS)
-    centroids = rng.standard_normal((1, spec.m, k, dim // spec.m), dtype=np.float32)
+    centroids = rng.standard_normal((spec.m, k, dim // spec.m), dtype=np.float32)
     wanted = _TRIAL_WORK // (k * dim)
     other = replace(fallback, block_rows=min(fallback.block_rows, max(_LEAST_ROWS, wanted)))
     rows = rng.standard_normal((min(_MOST_ROWS, max(_LEAST_ROWS, wanted)), dim), dtype=np.float32)
-    codebook = Codebook(spec.kind, "l2", np.zeros(dim, np.float32), centroids)
-    ways = {route: make_assigner(codebook, route) for route in (rule, other)}
+    ways = {route: make_assigner(centroids, route) for route in (rule, other)}
     seconds = {
         route: min(_seconds(way, rows) for _ in range(_TRIALS)) for route, way in ways.items()
     }

@@ -1,4 +1,4 @@
-"""FAISS indexes: ours written without holding their codes, theirs read as codebooks."""
+"""FAISS indexes of our codebooks, written without holding their codes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from vqpipe.codebook import SURPLUS, Codebook, Metric, code_bits
-from vqpipe.dtypes import Codes, Int64
-from vqpipe.errors import CodebookError
-from vqpipe.quantizer.assign import choose_route
-from vqpipe.quantizer.quantizer import Quantizer
+from vqpipe.codebook import SURPLUS, Codebook, code_bits
+from vqpipe.dtypes import Codes, Float32, Int64
 
 Packed = NDArray[np.uint8]
 
@@ -70,7 +67,7 @@ def write_index(
         cannot: opened, they take about 50 and 8 bytes a row beside the codes.
     """
     index, product = _empty_index(codebook)
-    size = product.sa_code_size()
+    size = packed_row_bytes(codebook.columns, codebook.k)
     # A fixed pattern of bytes that no header holds, as long as a whole number of codes.
     marker = np.random.default_rng(0).integers(0, 256, _MARKER_CODES * size, dtype=np.uint8)
     faiss.copy_array_to_vector(marker, product.codes)
@@ -102,79 +99,51 @@ def _split(frame: bytes, marker: bytes) -> tuple[bytes, bytes]:
 
 
 def _empty_index(codebook: Codebook) -> tuple[Any, Any]:
-    """Return an index without codes, and the IndexPQ in it."""
+    """Return an index without codes, and the one in it that is to hold them."""
+    flat = _empty_residual(codebook) if codebook.kind == "RQ" else _empty_product(codebook)
+    flat.is_trained = True
+    transforms = []
+    if codebook.metric == "cosine":
+        transforms.append(faiss.NormalizationTransform(codebook.dim))
+    if codebook.rotation is not None:
+        transforms.append(_placing(codebook, codebook.rotation))
+    if not transforms:
+        return flat, flat
+    index = faiss.IndexPreTransform(transforms.pop(), flat)
+    for transform in reversed(transforms):
+        index.prepend_transform(transform)
+    return index, flat
+
+
+def _empty_product(codebook: Codebook) -> Any:
     _, m, k, width = codebook.centroids.shape
     bits = code_bits(k)
     product = faiss.IndexPQ(codebook.dim, m, bits)
     table = np.full((m, 1 << bits, width), SURPLUS, dtype=np.float32)
-    table[:, :k] = codebook.centroids[0]
+    # After a transform that places rows, the codewords of placed rows.
+    table[:, :k] = codebook.centroids[0] if codebook.rotation is None else codebook.centred()
     faiss.copy_array_to_vector(table.ravel(), product.pq.centroids)
-    product.is_trained = True
-    if codebook.metric == "l2":
-        return product, product
-    index = faiss.IndexPreTransform(faiss.NormalizationTransform(codebook.dim), product)
-    return index, product
+    return product
 
 
-def read_index_codebook(path: str) -> Quantizer:
-    """Read the codebook of a FAISS PQ index.
-
-    Parameters
-    ----------
-    path : str
-        What ``faiss.write_index`` wrote: an IndexPQ, in an IndexIDMap or behind a
-        NormalizationTransform or not.
-
-    Raises
-    ------
-    CodebookError
-        If the file is no index or another kind of index.
-    """
-    try:
-        # Kept by name: what is inside an index lives no longer than the index itself.
-        owner = faiss.read_index(path)
-    except Exception as error:
-        raise CodebookError(
-            f"codebook {path}: FAISS cannot read it as an index: it is damaged, or something else; give a "
-            "codebook.zarr, or what faiss.write_index wrote"
-        ) from error
-    index, metric = _unwrapped(path, faiss.downcast_index(owner))
-    if not isinstance(index, faiss.IndexPQ) or index.metric_type != faiss.METRIC_L2:
-        raise CodebookError(
-            f"codebook {path}: holds a {type(index).__name__} of metric {index.metric_type}; give an IndexPQ "
-            "of metric L2 (1)"
-        )
-    product = index.pq
-    centroids = faiss.vector_to_array(product.centroids).astype(np.float32)
-    if not (index.is_trained and np.isfinite(centroids).all()):
-        raise CodebookError(
-            f"codebook {path}: the index is not trained; train it and write it again"
-        )
-    centroids = centroids.reshape(1, product.M, product.ksub, product.dsub)
-    offset = np.zeros(index.d, dtype=np.float32)
-    if metric == "l2":
-        # The sample's mean is not known here; the codewords' own is as good a place to subtract.
-        used = np.where(centroids[0] == SURPLUS, np.nan, centroids[0])
-        offset = (
-            np.nan_to_num(np.nanmean(used, axis=1, dtype=np.float64)).ravel().astype(np.float32)
-        )
-    codebook = Codebook("KM" if product.M == 1 else "PQ", metric, offset, centroids)
-    return Quantizer(codebook, choose_route(codebook.spec, codebook.dim))
+def _empty_residual(codebook: Codebook) -> Any:
+    index = faiss.IndexResidualQuantizer(
+        codebook.dim, codebook.stages, code_bits(codebook.k), faiss.METRIC_L2
+    )
+    table = np.full((codebook.stages, 1 << code_bits(codebook.k), codebook.dim), SURPLUS)
+    table[:, : codebook.k] = codebook.centroids[:, 0]
+    faiss.copy_array_to_vector(table.astype(np.float32).ravel(), index.rq.codebooks)
+    index.rq.is_trained = True
+    # Whoever opens it would else compute products of all codewords with all: gigabytes for 12 bits.
+    index.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
+    return index
 
 
-def _unwrapped(path: str, index: Any) -> tuple[Any, Metric]:
-    """Return the innermost index, and the metric that what is around it amounts to."""
-    metric: Metric = "l2"
-    while isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
-        if isinstance(index, faiss.IndexPreTransform):
-            chain: Any = index.chain
-            for place in range(chain.size()):
-                transform = faiss.downcast_VectorTransform(chain.at(place))
-                if not isinstance(transform, faiss.NormalizationTransform):
-                    raise CodebookError(
-                        f"codebook {path}: its {type(transform).__name__} is not supported; give an IndexPQ, "
-                        "with a NormalizationTransform before it at most"
-                    )
-                metric = "cosine"
-        index = faiss.downcast_index(index.index)
-    return index, metric
+def _placing(codebook: Codebook, rotation: Float32) -> Any:
+    """Return the transform that places rows: ``R x - R o``."""
+    transform = faiss.LinearTransform(codebook.dim, codebook.dim, True)
+    faiss.copy_array_to_vector(rotation.ravel(), transform.A)
+    faiss.copy_array_to_vector(-codebook.stage_offset(0).ravel(), transform.b)
+    transform.is_trained = True
+    transform.set_is_orthonormal()
+    return transform

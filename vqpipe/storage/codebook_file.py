@@ -34,7 +34,10 @@ def write_codebook(path: str, quantizer: Quantizer, history: Sequence[dict[str, 
     """Write a codebook; its digest, written last, says that it is all there."""
     codebook = quantizer.codebook
     group = make_group(path)
-    for name, values in (("centroids", codebook.centroids), ("offset", codebook.offset)):
+    arrays = {"centroids": codebook.centroids, "offset": codebook.offset}
+    if codebook.rotation is not None:
+        arrays["rotation"] = codebook.rotation
+    for name, values in arrays.items():
         array = make_floats(group, name, values.shape, "float32")
         array[...] = values
     group.attrs.update(
@@ -64,7 +67,8 @@ def read_codebook(path: str) -> CodebookFile:
     try:
         group = open_group(path)
         facts = dict(group.attrs)
-        arrays = [np.asarray(group[name][...]) for name in ("offset", "centroids")]  # type: ignore[index]
+        names = ("offset", "centroids", "rotation")
+        arrays = [np.asarray(group[name][...]) for name in names if name in group]  # type: ignore[index]
         codebook = Codebook(facts["kind"], facts["metric"], *arrays)  # type: ignore[arg-type]
         route = Route(**facts["route"])  # type: ignore[arg-type]
         history: Any = facts["training_history"]

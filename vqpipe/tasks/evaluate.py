@@ -39,16 +39,14 @@ class Queries:
     file: VectorArray | None = None
 
     def read(self, codebook: Codebook) -> Float32:
-        """Return the queries as rows are compared: prepared, offset subtracted."""
+        """Return the queries, prepared."""
         if self.sample is not None:
             stored = self.sample.vectors(self.name, 0, self.count)
         elif self.file is not None:
             stored = self.file.read(0, self.count)
         else:
             stored = np.empty((0, codebook.dim), np.float32)
-        rows, _ = prepare_rows(stored, codebook.metric)
-        moved: Float32 = rows - codebook.offset
-        return moved
+        return prepare_rows(stored, codebook.metric)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class CodeSearch:
 def search_exact(shard: Shard, job: SearchJob) -> Neighbours:
     """Return each query's nearest row among a slice of the database, by the vectors themselves."""
     codebook = cached_quantizer(job.codebook, job.digest).codebook
-    queries = job.queries.read(codebook)
+    queries = job.queries.read(codebook) - codebook.offset
     nearest = Neighbours.none(len(queries), 1)
     if job.database is None:
         return nearest
@@ -159,11 +157,13 @@ def search_exact(shard: Shard, job: SearchJob) -> Neighbours:
 def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
     """Go once through the codes of a stretch of shards: count them, and search those of the database.
 
-    Distances are asymmetric: from the query itself to what the code stands for.
+    Distances are asymmetric: from the query itself to what the code stands for, both as they are placed.
     """
     quantizer = cached_quantizer(job.codebook, job.digest)
     codebook = quantizer.codebook
-    search = Search(job.queries.read(codebook), job.places) if job.places else None
+    search = None
+    if job.places:
+        search = Search(quantizer.centre(job.queries.read(codebook)), job.places)
     searched = job.numbers() if search else None
     use = CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64))
     valid_rows = 0
@@ -180,6 +180,6 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
                 numbers = searched[here][valid[searched[here] - shard.start]]
             for first in range(0, len(numbers), DECODED_ROWS):
                 some = numbers[first : first + DECODED_ROWS]
-                search.add(quantizer.decode(codes[some - shard.start]) - codebook.offset, some)
+                search.add(codebook.decode_placed(codes[some - shard.start]), some)
     nearest = Neighbours.none(0, 0) if search is None else search.result()
     return CodeSearch(use, nearest, valid_rows)

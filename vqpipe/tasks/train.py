@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from vqpipe.dtypes import Float32, Int64
+from vqpipe.kmeans.seeding import first_distinct
 from vqpipe.kmeans.tally import Tally
 from vqpipe.quantizer import Quantizer, Route
 from vqpipe.rows import prepare_rows
@@ -135,6 +136,42 @@ def tally_slice(item: Slice, job: TallyJob) -> RoundTally:
     if job.exact is not job.quantizer:
         found = float(job.quantizer.squared_errors(rows, job.quantizer.assign(rows)).sum())
     return RoundTally(None, Look(len(rows), exact, found))
+
+
+@dataclass(frozen=True)
+class SeedJob:
+    """What the task that draws the first codewords of a stage is told.
+
+    Attributes
+    ----------
+    sample : Sample
+    quantizer : Quantizer
+        With the stages before it.
+    first : bool
+        Whether there are none, and the quantizer only places the rows.
+    """
+
+    sample: Sample
+    quantizer: Quantizer
+    first: bool
+
+    def left(self, rows: Float32) -> Float32:
+        """Return placed rows, or what the stages leave of them."""
+        placed = self.quantizer.centre(rows)
+        return placed if self.first else self.quantizer.residuals(placed, every=False)
+
+
+def seed_codewords(piece_rows: int, job: SeedJob) -> tuple[Float32, list[int]]:
+    """Return the first codewords of a stage, as `first_distinct` does, from rows as they are compared.
+
+    A task of its own, since only tasks run on one thread: the threads' number would show in the last bits.
+    """
+    codebook = job.quantizer.codebook
+    pieces = (
+        job.left(prepare_rows(piece, codebook.metric)[0])
+        for piece in job.sample.pieces("train", piece_rows)
+    )
+    return first_distinct(pieces, codebook.m, codebook.k)
 
 
 @dataclass(frozen=True, slots=True)
