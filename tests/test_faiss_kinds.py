@@ -33,9 +33,10 @@ def some_codes(codebook: Codebook) -> np.ndarray:
 
 def written(codebook: Codebook, codes: np.ndarray, ids: np.ndarray | None = None) -> bytes:
     file = io.BytesIO()
-    numbers = np.arange(len(codes)) if ids is None else ids
-    pieces = ((codes[at : at + 64], numbers[at : at + 64]) for at in range(0, len(codes), 64))
-    write_index(file, codebook, pieces, len(codes), with_ids=ids is not None)
+    starts = range(0, len(codes), 64)
+    pieces = (codes[at : at + 64] for at in starts)
+    numbers = None if ids is None else (ids[at : at + 64] for at in starts)
+    write_index(file, codebook, pieces, len(codes), numbers)
     return file.getvalue()
 
 
