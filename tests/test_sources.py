@@ -141,16 +141,16 @@ def test_description_pickles_small_and_reads_alike(tmp_path: Path) -> None:
     assert (source.row_bytes, source.chunk_bytes) == (12, 12)
 
 
-def test_signature_tells_changed_and_moved_rows(tmp_path: Path) -> None:
+def test_stamp_tells_changed_and_moved_rows(tmp_path: Path) -> None:
     save(tmp_path, "b.npy", rows=6)
     source = open_source(str(tmp_path / "*.npy"))
-    first, rest = source.signature(0, 3), source.signature(3, 6)
+    first, rest = source.stamp(0, 3), source.stamp(3, 6)
     assert first != rest
     save(tmp_path, "c.npy", rows=6)
-    assert open_source(str(tmp_path / "*.npy")).signature(0, 3) == first
+    assert open_source(str(tmp_path / "*.npy")).stamp(0, 3) == first
     save(tmp_path, "a.npy", rows=1)
-    assert open_source(str(tmp_path / "*.npy")).signature(1, 4) == first
-    assert open_source(str(tmp_path / "*.npy")).signature(3, 6) not in (first, rest)
+    assert open_source(str(tmp_path / "*.npy")).stamp(1, 4) == first
+    assert open_source(str(tmp_path / "*.npy")).stamp(3, 6) not in (first, rest)
 
 
 def test_file_gone_before_its_stamp_is_a_source_error(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_file_gone_before_its_stamp_is_a_source_error(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "a.npy"))
     (tmp_path / "a.npy").unlink()
     with pytest.raises(SourceError, match="rows 0:2"):
-        source.signature(0, 2)
+        source.stamp(0, 2)
     with pytest.raises(SourceError, match="no such file"):
         source.read(0, 2)
 

@@ -13,6 +13,7 @@ from vqpipe.config import STAGES, Config
 from vqpipe.errors import CodebookError, ConfigError, OutputError
 from vqpipe.pipeline.evaluate import check_files
 from vqpipe.pipeline.generation import (
+    STAGES_FILE,
     Generation,
     fingerprint,
     list_generations,
@@ -50,14 +51,15 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     """
     output = Folder(config.output)
     _check_output(output)
+    generations = list_generations(output)
+    known = generations[0].known_files if generations and force != "ingest" else ()
     source = open_source(
-        config.source.uri, config.source.format, config.source.key, config.source.rows
+        config.source.uri, config.source.format, config.source.key, config.source.rows, known
     )
     given = None if config.codebook.source is None else read_given(config.codebook.source)
     spec = _check_codebook(config, source, given)
     if given is None and config.train.init is not None:
         read_initial(config.train.init, spec, source.dim, config.source.metric)
-    generations = list_generations(output)
     if generations and force != "ingest":
         _check_same_source(generations[0], source, output)
     generation, news = _choose(config, source, spec, given, generations, force, output)
@@ -239,7 +241,8 @@ def establish(run: Run) -> None:
         If nothing may be written there.
     """
     run.output.create()
-    if run.generation.folder.has("stages.json"):
+    if run.generation.folder.has(STAGES_FILE):
+        _fix_order(run)
         return
     run.generation.folder.create()
     earlier = _same_codebook(run)
@@ -251,6 +254,20 @@ def establish(run: Run) -> None:
             "origin": f"taken over from {earlier.name}",
         }
     run.generation.save()
+
+
+def _fix_order(run: Run) -> None:
+    """Write down the order of new files: a run after one that was killed must find them where they are.
+
+    In the newest generation as well, which is where the next run looks.
+    """
+    files = [path for path, _ in run.source.files()]
+    newest = list_generations(run.output)[0]
+    both = [run.generation] if newest.name == run.generation.name else [run.generation, newest]
+    for generation in both:
+        if generation.known_files != files:
+            generation.facts["known_files"] = files
+            generation.save()
 
 
 def _same_codebook(run: Run) -> Generation | None:

@@ -40,25 +40,24 @@ MOST_TASKS = 256
 DATABASE_SLICE_BYTES = 64 << 20
 
 
-def evaluate_fingerprint(run: Run, codes: CodeArray) -> str:
+def evaluate_fingerprint(run: Run) -> str:
     """Return the fingerprint: the shards' records, the settings, and the files they name."""
     files = [
         (file.uri, list(file.stamps(0, file.rows)))
         for file in (_query_file(run), _truth_file(run))
         if file is not None
     ]
-    before = (codes.records().digest, run.sample_fingerprint, run.encode_fingerprint)
+    before = (run.records().digest, run.sample_fingerprint, run.encode_fingerprint)
     return fingerprint([run.config.settings("evaluate"), files], *before)
 
 
 def need(run: Run) -> Need:
     """Say whether figures must be taken."""
-    codes = run.codes()
     if run.digest is None or not run.generation.folder.has("codes.zarr"):
         return Need("to do", "follows from encode")
     if "evaluate" in run.redo:
         return Need("to do", "forced")
-    if run.generation.is_done("evaluate", evaluate_fingerprint(run, codes)):
+    if run.generation.is_done("evaluate", evaluate_fingerprint(run)):
         return Need("done", "neither the codes nor the evaluate settings have changed")
     if run.generation.stage("evaluate"):
         return Need("to do", "the codes or the evaluate settings have changed")
@@ -91,7 +90,7 @@ def execute(run: Run) -> str:
     run.generation.folder.write_json(EVALUATION_FILE, facts)
     # What is poor about the figures is said for as long as they stand.
     warnings = run.warnings[heard:]
-    run.generation.mark_done("evaluate", evaluate_fingerprint(run, codes), warnings=warnings)
+    run.generation.mark_done("evaluate", evaluate_fingerprint(run), warnings=warnings)
     return _in_words(facts)
 
 
@@ -138,7 +137,7 @@ def _remedy(run: Run, rows: int) -> str:
 
 def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
     """Return distortion over all rows, from the records, and over held-out rows, measured."""
-    over_all = float(codes.records().squared_error.sum()) / max(1, valid_rows)
+    over_all = float(run.records().squared_error.sum()) / max(1, valid_rows)
     facts: dict[str, Any] = {
         "distortion": over_all,
         "relative_distortion": None,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict
+from typing import Any
+
 from vqpipe.pipeline.evaluate import EVALUATION_FILE
 from vqpipe.pipeline.generation import fingerprint
 from vqpipe.pipeline.run import Run
@@ -17,7 +21,7 @@ SINGLE_INDEX_BYTES = 4 << 30
 
 def export_fingerprint(run: Run, codes: CodeArray) -> str:
     """Return the fingerprint: the shards' records and what is asked for."""
-    before = (codes.records().digest, run.encode_fingerprint)
+    before = (run.records().digest, run.encode_fingerprint)
     return fingerprint([sorted(run.config.export), codes.rows], *before)
 
 
@@ -31,7 +35,10 @@ def need(run: Run) -> Need:
         return Need("to do", "forced")
     files = _files(run, run.codes())
     done = run.generation.is_done("export", export_fingerprint(run, run.codes()))
-    if done and all(run.generation.folder.has(file.name) for file in files):
+    if done:
+        lost = [file.name for file in files if not _is_there(run, file)]
+        if lost:
+            return Need("to do", f"{', '.join(lost)} is gone or cut")
         return Need("done", "neither the codes nor the export settings have changed")
     return Need("to do", "the codes or the export settings are new")
 
@@ -51,11 +58,20 @@ def execute(run: Run) -> str:
         masked_rows,
     )
     run.progress.begin("export", sum(file.stop - file.start for file in files), "rows")
+    written: dict[str, dict[str, Any]] = {}
     for outcome in run.runner.map(export_file, files, job):
-        outcome.value()
+        written[outcome.item.name] = asdict(outcome.value())
         run.progress.advance(outcome.item.stop - outcome.item.start)
-    run.generation.mark_done("export", export_fingerprint(run, codes))
+    ordered = {file.name: written[file.name] for file in files}
+    run.generation.mark_done("export", export_fingerprint(run, codes), files=ordered)
     return ", ".join(file.name for file in files)
+
+
+def _is_there(run: Run, file: ExportFile) -> bool:
+    """Say whether an exported file has the size that was written."""
+    path = run.generation.folder.file(file.name)
+    wanted = run.generation.stage("export").get("files", {}).get(file.name)
+    return wanted is not None and os.path.exists(path) and os.path.getsize(path) == wanted["bytes"]
 
 
 def _files(run: Run, codes: CodeArray) -> list[ExportFile]:

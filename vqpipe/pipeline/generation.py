@@ -47,6 +47,13 @@ class Generation:
         return int(self.name[1:])
 
     @property
+    def known_files(self) -> list[str]:
+        """Paths of the source's files in the order of their rows, which no later file changes."""
+        files = self.facts["source"].get("files", ())
+        known: list[str] = self.facts.get("known_files") or [path for path, _ in files]
+        return known
+
+    @property
     def codebook_path(self) -> str:
         """Path of ``codebook.zarr``."""
         return self.folder.file("codebook.zarr")
@@ -85,18 +92,48 @@ def list_generations(output: Folder) -> list[Generation]:
     OutputError
         If a ``stages.json`` cannot be read.
     """
-    found = []
+    found, damaged = find_generations(output)
+    if damaged:
+        _, why = damaged[0]
+        raise OutputError(
+            f"{why}; restore the file, or have `vqpipe verify {output.path} --repair` remove it: the next run then "
+            "starts a generation of its own"
+        )
+    return found
+
+
+def find_generations(output: Folder) -> tuple[list[Generation], list[tuple[Folder, str]]]:
+    """Return the generations, newest first, and the folders whose ``stages.json`` is damaged, with a word why."""
+    found: list[Generation] = []
+    damaged: list[tuple[Folder, str]] = []
     for name in output.names():
-        if name[:1] == "v" and name[1:].isdigit() and (output / name).has(STAGES_FILE):
-            folder = output / name
+        folder = output / name
+        if not (name[:1] == "v" and name[1:].isdigit() and folder.has(STAGES_FILE)):
+            continue
+        try:
             facts = folder.read_json(STAGES_FILE)
-            if not all(isinstance(facts.get(key), dict) for key in _FACTS):
-                raise OutputError(
-                    f"{folder.file(STAGES_FILE)}: lacks what a generation records; restore the file or remove "
-                    f"{folder.path}"
-                )
+        except OutputError as error:
+            damaged.append((folder, str(error)))
+            continue
+        if _is_whole(facts):
             found.append(Generation(folder, name, facts))
-    return sorted(found, key=lambda generation: -generation.number)
+        else:
+            damaged.append((folder, f"{folder.file(STAGES_FILE)}: lacks what a generation records"))
+    return sorted(found, key=lambda generation: -generation.number), damaged
+
+
+def _is_whole(facts: dict[str, Any]) -> bool:
+    """Say whether all is there that stages take for granted."""
+    return (
+        all(isinstance(facts.get(key), dict) for key in _FACTS)
+        and all(isinstance(record, dict) for record in facts["stages"].values())
+        and all(isinstance(facts["fingerprints"].get(key), str) for key in ("sample", "train"))
+        and all(
+            isinstance(facts["settings"].get(key), dict) for key in ("sample", "train", "encode")
+        )
+        and isinstance(facts["source"].get("rows"), int)
+        and isinstance(facts["source"].get("files"), list)
+    )
 
 
 def next_generation(output: Folder, facts: dict[str, Any]) -> Generation:

@@ -71,7 +71,7 @@ def _facts(run: Run) -> ReportFacts:
         metric=run.config.source.metric,
         route=codebook.quantizer.route.name,
         bytes_in=codes.rows * run.source.row_bytes,
-        bytes_codes=int(codes.records().stored_bytes.sum()),
+        bytes_codes=int(run.records().stored_bytes.sum()),
         evaluation=evaluation,
         code_counts=codes.read_use().tolist(),
         history=codebook.history,

@@ -13,6 +13,9 @@ from vqpipe.errors import SourceError
 from vqpipe.sources.formats import FORMATS
 from vqpipe.sources.part import Part, Reader, Rows, Stamp, cut_at_chunks, wrapped_errors
 
+# Rows are hashed in pieces of about this size: enough that opening and calling cost nothing.
+HASHED_BYTES = 8 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class VectorArray:
@@ -124,8 +127,8 @@ class VectorArray:
                 found = list(FORMATS[part.format].stamps(part, first, last))
             yield from found
 
-    def signature(self, start: int, stop: int) -> bytes:
-        """Return 16 bytes that change when what is stored behind rows ``start:stop`` does.
+    def stamp(self, start: int, stop: int) -> bytes:
+        """Return 16 bytes that change when the objects behind rows ``start:stop`` are written.
 
         The first half of the SHA-256 over their stamps and their places inside the parts: rows
         that moved, because a file was put before them, are other rows of the same file.
@@ -141,6 +144,30 @@ class VectorArray:
             for stamp in self.stamps(row, row + last - first):
                 sha.update(repr(stamp).encode())
             row += last - first
+        return sha.digest()[:16]
+
+    def shares_objects(self, start: int, stop: int) -> bool:
+        """Say whether rows ``start:stop`` lie in a file that many shards share.
+
+        The stamp of such a file says nothing of these rows alone: what tells them is their
+        `signature`.
+        """
+        return any(FORMATS[part.format].is_shared(part) for part, _, _ in self._spans(start, stop))
+
+    def signature(self, start: int, stop: int) -> bytes:
+        """Return 16 bytes that tell rows ``start:stop``: all of them are read, piece by piece.
+
+        The first half of the SHA-256 over their values in this machine's byte order, so that it is the
+        same however the rows are stored and wherever they lie.
+
+        Raises
+        ------
+        SourceError
+            As `read` does.
+        """
+        sha = hashlib.sha256()
+        for piece in self.pieces(start, stop, max(1, HASHED_BYTES // self.row_bytes)):
+            sha.update(piece.data)
         return sha.digest()[:16]
 
     def place_of(self, row: int) -> str:
