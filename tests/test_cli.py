@@ -49,6 +49,7 @@ SUMMARY_KEYS = [
     "starved",
     "imbalance",
     "recall",
+    "drift",
     "warm_start",
     "warnings",
 ]

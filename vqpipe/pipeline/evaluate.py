@@ -14,7 +14,14 @@ from vqpipe.errors import SourceError
 from vqpipe.evaluation.health import find_poor_use
 from vqpipe.evaluation.measures import CodeUse, Spread
 from vqpipe.evaluation.neighbours import recall
-from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.drift import (
+    News,
+    find_news,
+    keep_baseline,
+    measure_drift,
+    warn_of_drift,
+)
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.shards import ceil_div, plan_shards
@@ -31,8 +38,6 @@ from vqpipe.tasks.evaluate import (
     search_codes,
     search_exact,
 )
-
-EVALUATION_FILE = "evaluation.json"
 
 MOST_TASKS = 256
 
@@ -58,6 +63,8 @@ def need(run: Run) -> Need:
     if "evaluate" in run.redo:
         return Need("to do", "forced")
     if run.generation.is_done("evaluate", evaluate_fingerprint(run)):
+        if not (run.generation.folder.has(EVALUATION_FILE) and run.finished_codes().has_use()):
+            return Need("to do", "the figures are gone")
         return Need("done", "neither the codes nor the evaluate settings have changed")
     if run.generation.stage("evaluate"):
         return Need("to do", "the codes or the evaluate settings have changed")
@@ -68,7 +75,8 @@ def execute(run: Run) -> str:
     """Measure distortion, count codes, search, and write ``evaluation.json``."""
     codes, heard = run.finished_codes(), len(run.warnings)
     queries, truth = _queries(run)
-    found, nearest = _search(run, codes, queries, truth)
+    news = find_news(run, codes)
+    found, nearest = _search(run, codes, queries, truth, news)
     facts = {
         **_distortion(run, codes, found.valid_rows),
         "rows": codes.rows,
@@ -78,6 +86,7 @@ def execute(run: Run) -> str:
         "queries": queries.count,
         "database_rows": 0,
     }
+    facts["drift"] = measure_drift(run, codes, news, found.new_use, facts)
     asked = np.zeros(0, dtype=bool) if nearest is None else nearest >= 0
     if nearest is not None and asked.any():
         facts["recall"] = recall(
@@ -88,6 +97,7 @@ def execute(run: Run) -> str:
     run.rows_done["evaluate"] = codes.rows
     codes.write_use(found.use.counts)
     run.generation.folder.write_json(EVALUATION_FILE, facts)
+    keep_baseline(run, codes, found.use)
     # What is poor about the figures is said for as long as they stand.
     warnings = run.warnings[heard:]
     run.generation.mark_done("evaluate", evaluate_fingerprint(run), warnings=warnings)
@@ -164,7 +174,7 @@ def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
 
 
 def _search(
-    run: Run, codes: CodeArray, queries: Queries, truth: Int64 | None
+    run: Run, codes: CodeArray, queries: Queries, truth: Int64 | None, news: News | None
 ) -> tuple[CodeSearch, Int64 | None]:
     """Go once through all codes; also find each query's exact nearest row, unless it is given.
 
@@ -185,6 +195,7 @@ def _search(
         codes,
         run.generation.codebook_path,
         run.finished_digest(),
+        () if news is None else news.shards,
     )
     run.progress.begin("evaluate", codes.rows, "rows")
     stretch = codes.shard_rows * ceil_div(codes.shard_count, MOST_TASKS)
@@ -286,4 +297,4 @@ def _queries(run: Run) -> tuple[Queries, Int64 | None]:
     return Queries(min(wanted, sample.rows[name]), sample=sample, name=name), None
 
 
-STAGE = Stage("evaluate", need, execute)
+STAGE = Stage("evaluate", need, execute, warn_of_drift)

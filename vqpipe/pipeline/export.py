@@ -6,8 +6,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from vqpipe.pipeline.evaluate import EVALUATION_FILE
-from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.quantizer.faiss_index import packed_row_bytes

@@ -15,6 +15,7 @@ _FACTS = ("source", "settings", "fingerprints", "stages")
 
 STAGES_FILE = "stages.json"
 CURRENT_FILE = "current"
+EVALUATION_FILE = "evaluation.json"
 
 
 def fingerprint(settings: Any, *before: str) -> str:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from vqpipe.errors import OutputError, VqpipeError
-from vqpipe.pipeline.evaluate import EVALUATION_FILE, evaluate_fingerprint
+from vqpipe.pipeline.evaluate import evaluate_fingerprint
+from vqpipe.pipeline.generation import EVALUATION_FILE
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.versions import versions
 from vqpipe.storage.codes import find_codes
@@ -27,6 +28,7 @@ FIGURES = (
     "starved",
     "imbalance",
     "recall",
+    "drift",
 )
 
 Status = Literal["running", "done", "failed", "stopped"]

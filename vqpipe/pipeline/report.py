@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from vqpipe.pipeline.evaluate import EVALUATION_FILE
-from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.drift import drift_warning
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.pipeline.versions import versions
@@ -31,7 +31,7 @@ _CONTENTS = (
 def report_fingerprint(run: Run) -> str:
     """Return the fingerprint: the figures and what was exported."""
     before = (run.generation.stage(name).get("fingerprint", "") for name in ("evaluate", "export"))
-    return fingerprint(run.config.name, *before)
+    return fingerprint([run.config.name, drift_warning(run)], *before)
 
 
 def need(run: Run) -> Need:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from vqpipe.errors import DamagedError, VqpipeError
@@ -40,7 +41,7 @@ def found_whole(what: str) -> Iterator[None]:
         ) from error
 
 
-def make_group(path: str) -> zarr.Group:
+def make_group(path: str | Store) -> zarr.Group:
     """Create an empty group, in place of whatever was there."""
     return zarr.create_group(path, zarr_format=3, overwrite=True)
 

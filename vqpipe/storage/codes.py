@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from vqpipe.dtypes import Codes, Float64, Mask
 from vqpipe.shards import Shard, ceil_div, plan_shards
@@ -25,6 +26,7 @@ from vqpipe.storage.arrays import (
     write_array,
 )
 from vqpipe.storage.records import (
+    RECORD_ARRAYS,
     Records,
     create_records,
     extend_records,
@@ -173,6 +175,31 @@ class CodeArray:
         found = open_group(self.path).attrs.get("codebook_digest")
         return None if found is None else str(found)
 
+    def unlike_written(self, attributes: dict[str, Any]) -> str:
+        """Say what in the metadata is not what `prepare` writes for these attributes; empty if all is.
+
+        Zarr takes the metadata at its word: a fill value or an attribute that was damaged gives other codes,
+        or none, without an error.
+        """
+        with found_whole(self.path):
+            stored, wanted = open_group(self.path), make_group(MemoryStore())
+            marked = {**attributes, "shard_rows": self.shard_rows}
+            for name, value in marked.items():
+                if stored.attrs.get(name) != value:
+                    return f"{name} is {stored.attrs.get(name)!r}, {value!r} was written"
+            for name in self._row_arrays():
+                self._make(wanted, name)
+            create_records(wanted, self.shard_count)
+            for name in [*self._row_arrays(), *RECORD_ARRAYS]:
+                found, written = (
+                    _array(group, name).metadata.to_dict() for group in (stored, wanted)
+                )
+                for key in written:
+                    # Records may be there for rows that are not published yet.
+                    if key != "shape" and repr(found.get(key)) != repr(written[key]):
+                        return f"{name}: {key} is {found.get(key)!r}, {written[key]!r} was written"
+        return ""
+
     def records(self) -> Records:
         """Return the records of all shards."""
         with found_whole(f"{self.path}: the records"):
@@ -224,6 +251,10 @@ class CodeArray:
     def write_use(self, counts: NDArray[np.int64]) -> None:
         """Keep how many rows use each codeword, int64 of shape (columns, k), beside the codes."""
         write_array(open_group(self.path, writable=True), "code_counts", counts)
+
+    def has_use(self) -> bool:
+        """Say whether `write_use` kept anything."""
+        return os.path.exists(os.path.join(self.path, "code_counts", "zarr.json"))
 
     def read_use(self) -> NDArray[np.int64]:
         """Return what `write_use` kept."""

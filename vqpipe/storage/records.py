@@ -31,6 +31,8 @@ _ARRAYS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
     ("squared_error", (), "float64", np.nan),
 )
 
+RECORD_ARRAYS = tuple(f"shards/{name}" for name, *_ in _ARRAYS)
+
 
 @dataclass(frozen=True, eq=False)
 class Records:

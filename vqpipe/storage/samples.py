@@ -70,9 +70,25 @@ class Sample:
             numbers: Int64 = np.asarray(_open(self.path, f"{name}_rows")[start:stop])
             return numbers
 
-    def chunk_rows(self, name: SetName) -> int:
-        """Return the rows of a set that decode together."""
-        return int(_open(self.path, name).chunks[0])
+    def read_stored(self, name: SetName, start: int, stop: int) -> Int64:
+        """Read rows ``start:stop`` of a set as they are stored now, past what is kept in memory.
+
+        Returns
+        -------
+        int64 array of shape (stop - start,)
+            Their row numbers in the source.
+
+        Raises
+        ------
+        DamagedError
+        """
+        with found_whole(f"{self.path}/{name}: rows {start:,} to {stop:,}"):
+            group = open_group(self.path)
+            rows: Any = group[name]
+            step = int(rows.chunks[0])
+            for first in range(start, stop, step):
+                rows[first : min(first + step, stop)]
+            return np.asarray(group[f"{name}_rows"][start:stop])  # type: ignore[index]
 
     def shard_rows(self, name: SetName) -> int:
         """Return the rows of a set that are stored together."""

@@ -87,6 +87,8 @@ class SearchJob:
     codes : CodeArray
     codebook : str
     digest : str
+    news : tuple of Shard
+        Stretches of rows, each within a shard, whose codes are counted by themselves as well.
     """
 
     queries: Queries
@@ -96,6 +98,7 @@ class SearchJob:
     codes: CodeArray
     codebook: str
     digest: str
+    news: tuple[Shard, ...] = ()
 
     def numbers(self) -> Int64 | None:
         """Return the row numbers that are searched, queries left out; None for all rows."""
@@ -115,11 +118,15 @@ class CodeSearch:
     use: CodeUse
     nearest: Neighbours
     valid_rows: int
+    new_use: CodeUse
 
     def __add__(self, other: CodeSearch) -> CodeSearch:
         """Return the same for the rows of both."""
         return CodeSearch(
-            self.use + other.use, self.nearest + other.nearest, self.valid_rows + other.valid_rows
+            self.use + other.use,
+            self.nearest + other.nearest,
+            self.valid_rows + other.valid_rows,
+            self.new_use + other.new_use,
         )
 
 
@@ -154,12 +161,20 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
     if searched is not None:
         searched.sort()
     use = CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64))
+    # Nothing to send home and add up where nothing is new.
+    new_use = CodeUse(np.zeros_like(use.counts) if job.news else use.counts[:0])
+    news = {shard.index: shard for shard in job.news}
     valid_rows = 0
     for start in range(stretch.start, stretch.stop, job.codes.shard_rows):
-        shard = Shard(0, start, min(start + job.codes.shard_rows, stretch.stop))
+        shard = Shard(
+            start // job.codes.shard_rows, start, min(start + job.codes.shard_rows, stretch.stop)
+        )
         codes, valid = job.codes.read(shard)
         use += count_codes(codes, valid, codebook.k)
         valid_rows += int(valid.sum())
+        if shard.index in news:
+            new = slice(news[shard.index].start - shard.start, news[shard.index].stop - shard.start)
+            new_use += count_codes(codes[new], valid[new], codebook.k)
         if search is not None:
             numbers = shard.start + np.flatnonzero(valid)
             if searched is not None:
@@ -168,4 +183,4 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
                 some = numbers[first : first + DECODED_ROWS]
                 search.add(quantizer.decode(codes[some - shard.start]) - codebook.offset, some)
     nearest = Neighbours.none(0, 0) if search is None else search.result()
-    return CodeSearch(use, nearest, valid_rows)
+    return CodeSearch(use, nearest, valid_rows, new_use)
