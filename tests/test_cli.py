@@ -27,6 +27,7 @@ OPTIONS = {
     "run": ["CONFIG", "--set", "--until", "--force", "--direct", "--json"],
     "plan": ["CONFIG", "--set", "--json"],
     "inspect": ["PATH", "--json"],
+    "verify": ["OUTPUT", "--repair", "--rows", "--json"],
     "schema": [],
     "init": ["SOURCE"],
 }
