@@ -28,6 +28,7 @@ OPTIONS = {
     "plan": ["CONFIG", "--set", "--json"],
     "inspect": ["PATH", "--json"],
     "verify": ["OUTPUT", "--repair", "--rows", "--json"],
+    "prune": ["OUTPUT", "--yes", "--json"],
     "schema": [],
     "init": ["SOURCE"],
 }

@@ -113,6 +113,21 @@ def verify(
     _call("verify", output=output, repair=repair, rows=rows, as_json=as_json)
 
 
+@app.command(epilog="Example: `vqpipe prune runs/quickstart --yes`")
+def prune(
+    output: OutputPath,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove it; else only say what would go.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove generations beyond keep_generations and what killed runs left; without --yes only say what would go.
+
+    Never the current generation, nor the one that the last run worked on; refused while a run works in the output.
+    """
+    _call("prune", output=output, yes=yes, as_json=as_json)
+
+
 @app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")
 def schema() -> None:
     """Print the JSON Schema of the config."""
