@@ -18,10 +18,12 @@ from vqpipe.pipeline.generation import (
     fingerprint,
     list_generations,
     next_generation,
+    say_changes,
 )
 from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
 from vqpipe.pipeline.run import Run, sample_settings
+from vqpipe.pipeline.train import find_same_codebook
 from vqpipe.progress import Progress
 from vqpipe.quantizer import Quantizer
 from vqpipe.runner import Runner
@@ -223,13 +225,7 @@ def _choose(
 
 
 def _what_changed(was: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
-    changes = [
-        f"{stage}: {key} changed {old.get(key)} -> {new.get(key)}"
-        for stage, old, new in ((stage, was[stage], now[stage]) for stage in now)
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    return "; ".join(changes)
+    return "; ".join(say for stage in now if (say := say_changes(stage, was[stage], now[stage])))
 
 
 def establish(run: Run) -> None:
@@ -245,7 +241,7 @@ def establish(run: Run) -> None:
         _fix_order(run)
         return
     run.generation.folder.create()
-    earlier = _same_codebook(run)
+    earlier = find_same_codebook(run)
     if earlier is not None:
         file = read_codebook(earlier.codebook_path)
         write_codebook(run.generation.codebook_path, file.quantizer, file.history)
@@ -268,13 +264,3 @@ def _fix_order(run: Run) -> None:
         if generation.known_files != files:
             generation.facts["known_files"] = files
             generation.save()
-
-
-def _same_codebook(run: Run) -> Generation | None:
-    """Return an earlier generation whose codebook this one would learn again."""
-    if run.redo & {"train"}:
-        return None
-    for generation in list_generations(run.output):
-        if generation.is_done("train", run.train_fingerprint):
-            return generation
-    return None

@@ -28,7 +28,9 @@ def need(run: Run) -> Need:
         return Need("partial", _in_words(run, codes, there.rows, pending))
     if pending.count:
         return Need("to do", run.news or "no shard is encoded, or all have changed")
-    if there.rows < run.source.rows or (codes.masked and not there.masked):
+    if codes.masked and not there.masked:
+        return Need("partial", "source.invalid_rows is mask now: a mask of valid rows is added")
+    if there.rows < run.source.rows:
         return Need("partial", "all shards are encoded but not yet published")
     return Need("done", f"all {codes.shard_count} shards were encoded before")
 

@@ -21,7 +21,7 @@ from vqpipe.pipeline.drift import (
     measure_drift,
     warn_of_drift,
 )
-from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint, say_changes
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.shards import ceil_div, plan_shards
@@ -67,7 +67,9 @@ def need(run: Run) -> Need:
             return Need("to do", "the figures are gone")
         return Need("done", "neither the codes nor the evaluate settings have changed")
     if run.generation.stage("evaluate"):
-        return Need("to do", "the codes or the evaluate settings have changed")
+        was = run.generation.stage("evaluate").get("settings", {})
+        changes = say_changes("evaluate", was, run.config.settings("evaluate"))
+        return Need("to do", changes or "the codes, the queries or their truth have changed")
     return Need("to do", "no figures were taken")
 
 
@@ -100,7 +102,10 @@ def execute(run: Run) -> str:
     keep_baseline(run, codes, found.use)
     # What is poor about the figures is said for as long as they stand.
     warnings = run.warnings[heard:]
-    run.generation.mark_done("evaluate", evaluate_fingerprint(run), warnings=warnings)
+    settings = run.config.settings("evaluate")
+    run.generation.mark_done(
+        "evaluate", evaluate_fingerprint(run), warnings=warnings, settings=settings
+    )
     return _in_words(facts)
 
 

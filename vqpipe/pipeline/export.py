@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint, say_changes
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.quantizer.faiss_index import packed_row_bytes
@@ -39,7 +39,9 @@ def need(run: Run) -> Need:
         if lost:
             return Need("to do", f"{', '.join(lost)} is gone or cut")
         return Need("done", "neither the codes nor the export settings have changed")
-    return Need("to do", "the codes or the export settings are new")
+    was = {"files": list(run.generation.stage("export").get("files", {}))}
+    changes = say_changes("export", was, {"files": [file.name for file in files]})
+    return Need("to do", changes if was["files"] and changes else "the codes are new")
 
 
 def execute(run: Run) -> str:

@@ -25,6 +25,14 @@ CALIBRATION_SECONDS = 2.0
 CALIBRATION_ROWS = 16_384
 
 
+# Stages whose results these are made from: when those run, so do these.
+_FOLLOWS = {
+    "evaluate": ("train", "encode"),
+    "export": ("train", "encode"),
+    "report": ("train", "encode", "evaluate", "export"),
+}
+
+
 def plan_run(run: Run) -> dict[str, Any]:
     """Return what a run would do.
 
@@ -68,16 +76,14 @@ def plan_run(run: Run) -> dict[str, Any]:
 
 def plan_needs(run: Run) -> list[tuple[str, Need]]:
     """Return whether each stage must run: what follows from work to do is to do itself."""
-    plan: list[tuple[str, Need]] = []
-    waiting = ""
+    plan: dict[str, Need] = {}
     for stage in ROUTE:
         need = stage.need(run)
-        if waiting and need.state == "done" and stage.name in ("evaluate", "export", "report"):
-            need = Need("to do", f"follows from {waiting}")
-        if need.state != "done" and stage.name not in ("ingest", "sample"):
-            waiting = stage.name
-        plan.append((stage.name, need))
-    return plan
+        for before in _FOLLOWS.get(stage.name, ()):
+            if need.state == "done" and plan[before].state != "done":
+                need = Need("to do", f"follows from {before}")
+        plan[stage.name] = need
+    return list(plan.items())
 
 
 def _work(run: Run) -> dict[str, tuple[int, int, int]]:

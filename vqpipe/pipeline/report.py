@@ -43,7 +43,7 @@ def need(run: Run) -> Need:
     there = run.generation.folder.has(REPORT_FILE)
     if there and run.generation.is_done("report", report_fingerprint(run)):
         return Need("done", "the figures have not changed")
-    return Need("to do", "the figures are new")
+    return Need("to do", "the figures, the exports or the name are new")
 
 
 def execute(run: Run) -> str:
