@@ -295,6 +295,18 @@ def test_a_shard_whose_record_or_codes_are_damaged_is_named_and_encoded_again_al
             assert statuses(summary)["evaluate"] == "skipped"
 
 
+def test_codes_of_another_codebook_are_encoded_again_all_of_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", rows(2500))
+    config = config_of(tmp_path, tmp_path / "rows.npy", "KM20", **KEYS)
+    encode(config)
+    before = files_of(tmp_path / "out/v1/codes.zarr")
+    group = zarr.open_group(tmp_path / "out/v1/codes.zarr", mode="r+")
+    group["codes"][...] = 0
+    group.attrs["codebook_digest"] = "0" * 64
+    assert encode_reason(encode(config)).startswith("2,500 rows in 3 shards (")
+    assert files_of(tmp_path / "out/v1/codes.zarr") == before
+
+
 def damage(path: Path, fault: str) -> None:
     """Flip a bit in the middle of a file, cut its last byte off, or delete it."""
     data = bytearray(path.read_bytes())

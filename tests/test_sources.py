@@ -153,6 +153,31 @@ def test_stamp_tells_changed_and_moved_rows(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "*.npy")).stamp(3, 6) not in (first, rest)
 
 
+def test_stamp_tells_a_write_that_follows_it_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    for value in range(30):
+        np.save(path, np.full((2, 3), value, "f4"))
+        source = open_source(str(path))
+        before = source.stamp(0, 2)
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+        assert source.stamp(0, 2) != before
+
+
+def test_signature_tells_rows_wherever_they_lie_and_however_they_are_stored(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 6)).astype("f4")
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "b.npy", np.asfortranarray(rows[10:].astype(">f4")))
+    first, second = (open_source(str(tmp_path / f"{name}.npy")) for name in "ab")
+    assert first.signature(20, 30) == second.signature(10, 20)
+    assert first.signature(20, 30) != first.signature(20, 31)
+    assert len({first.signature(start, start + 10) for start in range(40)}) == 40
+    both = open_source(str(tmp_path / "*.npy"))
+    np.save(tmp_path / "c.npy", np.concatenate([rows[45:], rows[10:15]]))
+    assert both.signature(45, 55) == open_source(str(tmp_path / "c.npy")).signature(0, 10)
+
+
 def test_file_gone_before_its_stamp_is_a_source_error(tmp_path: Path) -> None:
     save(tmp_path, "a.npy")
     source = open_source(str(tmp_path / "a.npy"))

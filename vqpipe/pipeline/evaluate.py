@@ -27,7 +27,7 @@ from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.shards import ceil_div, plan_shards
 from vqpipe.sources import VectorArray, open_source, open_table
 from vqpipe.storage.codebook_file import read_codebook
-from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.samples import SetName
 from vqpipe.tasks.evaluate import (
     CodeSearch,
@@ -58,7 +58,7 @@ def evaluate_fingerprint(run: Run) -> str:
 
 def need(run: Run) -> Need:
     """Say whether figures must be taken."""
-    if run.digest is None or not run.generation.folder.has("codes.zarr"):
+    if run.digest is None or find_codes(run.generation.codes_path) is None:
         return Need("to do", "follows from encode")
     if "evaluate" in run.redo:
         return Need("to do", "forced")

@@ -11,7 +11,7 @@ from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.quantizer.faiss_index import packed_row_bytes
 from vqpipe.shards import plan_shards
-from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.tasks.export import ExportFile, ExportJob, export_file
 
 # Above this many bytes of packed codes the index is written in parts, by as many tasks.
@@ -28,7 +28,7 @@ def need(run: Run) -> Need:
     """Say whether files must be written."""
     if not run.config.export:
         return Need("done", "nothing is asked for")
-    if run.digest is None or not run.generation.folder.has("codes.zarr"):
+    if run.digest is None or find_codes(run.generation.codes_path) is None:
         return Need("to do", "follows from encode")
     if "export" in run.redo:
         return Need("to do", "forced")

@@ -94,9 +94,11 @@ class CodeArray:
     def prepare(self, attributes: dict[str, Any]) -> None:
         """Write the metadata once, before any task writes a shard.
 
-        What is there already stays: shards that are done keep their codes and records.
+        What is there already stays: shards that are done keep their codes and records. Codes of another
+        codebook do not: they would say other vectors.
         """
-        if find_codes(self.path) is None:
+        there = find_codes(self.path)
+        if there is None or self.codebook_digest() != attributes.get("codebook_digest"):
             group = make_group(self.path)
             for name in self._row_arrays():
                 self._make(group, name)
