@@ -10,9 +10,9 @@ from typing import Any
 from vqpipe.errors import OutputError
 from vqpipe.pipeline.generation import Generation, current_name, find_generations, list_generations
 from vqpipe.pipeline.record import read_run_file
-from vqpipe.pipeline.sample import SCRATCH_ENDING
+from vqpipe.pipeline.sample import SCRATCH
 from vqpipe.pipeline.working import refuse_if_worked_on
-from vqpipe.storage.folder import PARTIAL_ENDING, Folder
+from vqpipe.storage.folder import PARTIAL, Folder
 from vqpipe.storage.samples import find_sample
 
 
@@ -106,8 +106,8 @@ def _sample_removals(output: Folder, kept: list[Generation]) -> Iterator[Removal
     samples = output / "samples"
     needed = {generation.facts["fingerprints"]["sample"][:12] for generation in kept}
     for name in samples.names():
-        scratch = name.endswith(SCRATCH_ENDING)
-        fingerprint = name.removesuffix(SCRATCH_ENDING).removesuffix(".zarr")
+        scratch = name.endswith(SCRATCH)
+        fingerprint = name.removesuffix(SCRATCH).removesuffix(".zarr")
         if fingerprint not in needed:
             if scratch or name.endswith(".zarr"):
                 yield _removal(output, f"samples/{name}", "a sample that no generation refers to")
@@ -124,7 +124,7 @@ def _partials(folder: Folder, *, deep: bool) -> Iterator[str]:
     """Yield half-written files: in the output's own folder, nothing of other folders is ours."""
     for root, _, names in os.walk(folder.path):
         for name in sorted(names):
-            if name.endswith(PARTIAL_ENDING):
+            if name.endswith(PARTIAL):
                 yield os.path.join(root, name)
         if not deep:
             return

@@ -15,7 +15,7 @@ from typing import Any
 from vqpipe.errors import OutputError
 
 # Of files that are being written, here and by Zarr.
-PARTIAL_ENDING = ".partial"
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Folder:
 
         The bytes are on the disk before the name is: a crash leaves the old file or the new one.
         """
-        partial = self.file(f"{name}.{os.getpid()}{PARTIAL_ENDING}")
+        partial = self.file(f"{name}.{os.getpid()}{PARTIAL}")
         try:
             yield partial
             with open(partial, "rb") as written:
