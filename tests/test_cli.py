@@ -27,6 +27,8 @@ OPTIONS = {
     "run": ["CONFIG", "--set", "--until", "--force", "--direct", "--json"],
     "plan": ["CONFIG", "--set", "--json"],
     "inspect": ["PATH", "--json"],
+    "verify": ["OUTPUT", "--repair", "--rows", "--json"],
+    "prune": ["OUTPUT", "--yes", "--json"],
     "schema": [],
     "init": ["SOURCE"],
 }
@@ -49,6 +51,7 @@ SUMMARY_KEYS = [
     "starved",
     "imbalance",
     "recall",
+    "drift",
     "warm_start",
     "warnings",
 ]

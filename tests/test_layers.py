@@ -73,6 +73,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "dask": (),
     "distributed": ("vqpipe.engines.dask",),
     "faiss": ("vqpipe.quantizer",),
+    "google_crc32c": ("vqpipe.storage.records",),
     "jinja2": ("vqpipe.report",),
     "llvmlite": ("vqpipe.kernels",),
     "numpy": ("vqpipe",),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +143,40 @@ def test_description_pickles_small_and_reads_alike(tmp_path: Path) -> None:
     assert (source.row_bytes, source.chunk_bytes) == (12, 12)
 
 
-def test_signature_tells_changed_and_moved_rows(tmp_path: Path) -> None:
+def test_stamp_tells_changed_and_moved_rows(tmp_path: Path) -> None:
     save(tmp_path, "b.npy", rows=6)
     source = open_source(str(tmp_path / "*.npy"))
-    first, rest = source.signature(0, 3), source.signature(3, 6)
+    first, rest = source.stamp(0, 3), source.stamp(3, 6)
     assert first != rest
     save(tmp_path, "c.npy", rows=6)
-    assert open_source(str(tmp_path / "*.npy")).signature(0, 3) == first
+    assert open_source(str(tmp_path / "*.npy")).stamp(0, 3) == first
     save(tmp_path, "a.npy", rows=1)
-    assert open_source(str(tmp_path / "*.npy")).signature(1, 4) == first
-    assert open_source(str(tmp_path / "*.npy")).signature(3, 6) not in (first, rest)
+    assert open_source(str(tmp_path / "*.npy")).stamp(1, 4) == first
+    assert open_source(str(tmp_path / "*.npy")).stamp(3, 6) not in (first, rest)
+
+
+def test_stamp_waits_until_the_next_write_bears_another_time(tmp_path: Path) -> None:
+    save(tmp_path, "a.npy")
+    source = open_source(str(tmp_path / "a.npy"))
+    for _ in range(5):
+        written = time.time_ns()
+        os.utime(tmp_path / "a.npy", ns=(written, written))
+        source.stamp(0, 2)
+        # Some kernels give files a time that stands still for 10 ms.
+        assert time.time_ns() - written >= 10_000_000
+
+
+def test_signature_tells_rows_wherever_they_lie_and_however_they_are_stored(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 6)).astype("f4")
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "b.npy", np.asfortranarray(rows[10:].astype(">f4")))
+    first, second = (open_source(str(tmp_path / f"{name}.npy")) for name in "ab")
+    assert first.signature(20, 30) == second.signature(10, 20)
+    assert first.signature(20, 30) != first.signature(20, 31)
+    assert len({first.signature(start, start + 10) for start in range(40)}) == 40
+    both = open_source(str(tmp_path / "*.npy"))
+    np.save(tmp_path / "c.npy", np.concatenate([rows[45:], rows[10:15]]))
+    assert both.signature(45, 55) == open_source(str(tmp_path / "c.npy")).signature(0, 10)
 
 
 def test_file_gone_before_its_stamp_is_a_source_error(tmp_path: Path) -> None:
@@ -158,7 +184,7 @@ def test_file_gone_before_its_stamp_is_a_source_error(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "a.npy"))
     (tmp_path / "a.npy").unlink()
     with pytest.raises(SourceError, match="rows 0:2"):
-        source.signature(0, 2)
+        source.stamp(0, 2)
     with pytest.raises(SourceError, match="no such file"):
         source.read(0, 2)
 

@@ -196,12 +196,12 @@ def test_stamps_name_the_objects_behind_rows(tmp_path: Path) -> None:
     assert list(open_source(path).stamps(25, 41)) == wanted
 
 
-def test_signature_follows_its_own_chunks_only(tmp_path: Path) -> None:
+def test_stamp_follows_its_own_chunks_only(tmp_path: Path) -> None:
     path = write_tensorstore(tmp_path / "a.zarr", "zarr3", VECTORS, v3(10, 6))
-    before = [open_source(path).signature(start, start + 10) for start in range(0, 50, 10)]
+    before = [open_source(path).stamp(start, start + 10) for start in range(0, 50, 10)]
     os.utime(Path(path) / "c/2/0", ns=(1, 1))
     (Path(path) / "c/4/0").unlink()
-    after = [open_source(path).signature(start, start + 10) for start in range(0, 50, 10)]
+    after = [open_source(path).stamp(start, start + 10) for start in range(0, 50, 10)]
     assert [old != new for old, new in zip(before, after, strict=True)] == [0, 0, 1, 0, 1]
     assert {len(signature) for signature in after} == {16}
 

@@ -17,7 +17,7 @@ from vqpipe.pipeline.given import read_given
 from vqpipe.pipeline.pipeline import run_pipeline
 from vqpipe.progress import Silent
 from vqpipe.quantizer import Quantizer
-from vqpipe.storage.arrays import open_group
+from vqpipe.storage.arrays import found_whole, open_group
 from vqpipe.storage.folder import Folder
 
 
@@ -60,6 +60,8 @@ def open_codes(output: str | Path) -> zarr.Group:
     ------
     OutputError
         If no generation is complete.
+    DamagedError
+        If its metadata cannot be read.
     """
     folder = Folder(os.path.abspath(output))
     name = current_name(folder)
@@ -67,7 +69,14 @@ def open_codes(output: str | Path) -> zarr.Group:
         raise OutputError(
             f"output {folder.path}: no generation is complete yet; run the config to its end"
         )
-    return open_group((folder / name).file("codes.zarr"))
+    path = (folder / name).file("codes.zarr")
+    with found_whole(path):
+        try:
+            return open_group(path)
+        except FileNotFoundError:
+            raise OutputError(
+                f"{path}: there are no codes; run the config again, and what is missing is made anew"
+            ) from None
 
 
 def run(config: Config | str | Path) -> dict[str, Any]:

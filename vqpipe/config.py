@@ -243,7 +243,7 @@ class Config(_Section):
     memory_per_worker: Memory = ByteSize(2 << 30)
     """Memory of one worker, such as 2GiB: the plan is refused if it needs more."""
     keep_generations: PositiveInt = 2
-    """Generations that `prune` leaves."""
+    """Newest generations that `vqpipe prune` leaves, besides the current one."""
     cluster: Literal["serial"] | ClusterConfig = ClusterConfig()
     """The word `serial`, or a Dask cluster."""
 

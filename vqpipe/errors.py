@@ -10,6 +10,7 @@
     │   ├── CodebookError       a codebook that cannot be read, or cannot be learnt from this source
     │   ├── OutputError         the output folder: in the way, write-protected, of another source
     │   └── LimitError          memory or disk that the plan would exceed
+    ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
     └── StageError              exit status 1: a stage failed; the output is a valid resume point
 """
 
@@ -74,6 +75,10 @@ class OutputError(InputError):
 
 class LimitError(InputError):
     """The plan would exceed the memory or the disk that it is given."""
+
+
+class DamagedError(VqpipeError):
+    """Something in the output is not what was written: it is named and never used."""
 
 
 class StageError(VqpipeError):

@@ -23,6 +23,9 @@ app = typer.Typer(
 ConfigPath = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file; see `vqpipe init`.")
 ]
+OutputPath = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="The folder that a config calls output.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -79,6 +82,50 @@ def inspect(
 ) -> None:
     """Say what a source, a codebook, a code array or an output folder holds."""
     _call("inspect", path=path, as_json=as_json)
+
+
+@app.command(
+    epilog="Example: `vqpipe verify runs/quickstart --repair || vqpipe run configs/quickstart.yaml`"
+)
+def verify(
+    output: OutputPath,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Set pending what differs: the next run makes it again, and only it."
+        ),
+    ] = False,
+    rows: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Rows of each shard that are encoded again from the source; 0: none.",
+        ),
+    ] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Check all that an output holds. Exit status 0: all is well; 1: something differs, and it is named.
+
+    Reads every shard's record, size and checksums, the codebook, samples, checkpoint, figures and exports of all
+    generations, and encodes a sample of the rows again.
+    """
+    _call("verify", output=output, repair=repair, rows=rows, as_json=as_json)
+
+
+@app.command(epilog="Example: `vqpipe prune runs/quickstart --yes`")
+def prune(
+    output: OutputPath,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove it; else only say what would go.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove generations beyond keep_generations and what killed runs left; without --yes only say what would go.
+
+    Never the current generation, nor the one that the last run worked on; refused while a run works in the output.
+    """
+    _call("prune", output=output, yes=yes, as_json=as_json)
 
 
 @app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")

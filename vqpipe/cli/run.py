@@ -82,6 +82,8 @@ def _in_words(found: dict[str, Any]) -> str:
         lines.append(f"  distortion  {found['distortion']:.6g}{of_variance}")
     if found["codewords"]:
         lines.append(f"  code use    {_use_in_words(found)}")
+    if found["drift"]:
+        lines.append(f"  drift       {_drift_in_words(found['drift'])}")
     if found["warm_start"]:
         lines.append(f"  warm start  {_change_in_words(found['warm_start'])}")
     if found["recall"]:
@@ -89,6 +91,19 @@ def _in_words(found: dict[str, Any]) -> str:
         lines.append(f"  recall      {shares}")
     lines += [f"  warning     {message}" for message in found["warnings"]]
     return "\n".join(lines)
+
+
+def _drift_in_words(drift: dict[str, Any]) -> str:
+    """Return how rows that are new or changed differ from those before."""
+    compared = {"heldout": "held-out's", "train": "training rows'", "before": "the rows' before"}
+    ratio = ""
+    if drift["ratio"] is not None:
+        ratio = f", {drift['ratio']:.3f} of {compared[drift['compared_with']]}"
+    bits = drift["divergence"]
+    return (
+        f"{drift['rows']:,} new or changed rows: distortion {drift['distortion']:.6g}{ratio}; divergence of codes "
+        f"{sum(bits) / len(bits):.4f} bits (mean), {max(bits):.4f} (largest)"
+    )
 
 
 def _change_in_words(change: dict[str, Any]) -> str:

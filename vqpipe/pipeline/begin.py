@@ -14,14 +14,17 @@ from vqpipe.config import STAGES, Config
 from vqpipe.errors import CodebookError, ConfigError, OutputError
 from vqpipe.pipeline.evaluate import check_files
 from vqpipe.pipeline.generation import (
+    STAGES_FILE,
     Generation,
     fingerprint,
     list_generations,
     next_generation,
+    say_changes,
 )
 from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
 from vqpipe.pipeline.run import Run, sample_settings
+from vqpipe.pipeline.train import find_same_codebook
 from vqpipe.progress import Progress
 from vqpipe.quantizer import Quantizer, choose_route
 from vqpipe.runner import Runner
@@ -52,14 +55,15 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     """
     output = Folder(config.output)
     _check_output(output)
+    generations = list_generations(output)
+    known = generations[0].known_files if generations and force != "ingest" else ()
     source = open_source(
-        config.source.uri, config.source.format, config.source.key, config.source.rows
+        config.source.uri, config.source.format, config.source.key, config.source.rows, known
     )
     given = None if config.codebook.source is None else read_given(config.codebook.source)
     spec = _check_codebook(config, source, given)
     if given is None and config.train.init is not None:
         read_initial(config.train.init, spec, source.dim, config.source.metric)
-    generations = list_generations(output)
     if generations and force != "ingest":
         _check_same_source(generations[0], source, output)
     generation, news = _choose(config, source, spec, given, generations, force, output)
@@ -223,13 +227,7 @@ def _choose(
 
 
 def _what_changed(was: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
-    changes = [
-        f"{stage}: {key} changed {old.get(key)} -> {new.get(key)}"
-        for stage, old, new in ((stage, was[stage], now[stage]) for stage in now)
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    return "; ".join(changes)
+    return "; ".join(say for stage in now if (say := say_changes(stage, was[stage], now[stage])))
 
 
 def establish(run: Run) -> None:
@@ -241,10 +239,11 @@ def establish(run: Run) -> None:
         If nothing may be written there.
     """
     run.output.create()
-    if run.generation.folder.has("stages.json"):
+    if run.generation.folder.has(STAGES_FILE):
+        _fix_order(run)
         return
     run.generation.folder.create()
-    earlier = _same_codebook(run)
+    earlier = find_same_codebook(run)
     if earlier is None:
         job = CalibrateJob(run.spec, run.source.dim)
         route = next(iter(run.runner.map(calibrate, [None], job))).value()
@@ -261,11 +260,15 @@ def establish(run: Run) -> None:
     run.generation.save()
 
 
-def _same_codebook(run: Run) -> Generation | None:
-    """Return an earlier generation whose codebook this one would learn again."""
-    if run.redo & {"train"}:
-        return None
-    for generation in list_generations(run.output):
-        if generation.is_done("train", run.train_fingerprint):
-            return generation
-    return None
+def _fix_order(run: Run) -> None:
+    """Write down the order of new files: a run after one that was killed must find them where they are.
+
+    In the newest generation as well, which is where the next run looks.
+    """
+    files = [path for path, _ in run.source.files()]
+    newest = list_generations(run.output)[0]
+    both = [run.generation] if newest.name == run.generation.name else [run.generation, newest]
+    for generation in both:
+        if generation.known_files != files:
+            generation.facts["known_files"] = files
+            generation.save()

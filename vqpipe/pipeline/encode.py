@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
 from vqpipe.errors import InvalidRowError, StageError
 from vqpipe.pipeline.fast import settle_route
+from vqpipe.pipeline.pending import Pending, find_pending, name_shards
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.runner import Outcome
 from vqpipe.shards import Shard
 from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.tasks.compare import CompareJob, Doubtful, compare_rows
 from vqpipe.tasks.encode import Encoded, EncodeJob, encode_shard
-
-# So many failed shards are named.
-NAMED_SHARDS = 5
-
-
-def pending_shards(run: Run, codes: CodeArray) -> list[Shard]:
-    """Return the shards that have no record, or one from rows that have changed since."""
-    there = find_codes(codes.path)
-    if there is None:
-        return list(codes.shards)
-    records = there.records()
-    return [
-        shard
-        for shard in codes.shards
-        if not records.done(shard.index, run.source.signature(shard.start, shard.stop))
-    ]
 
 
 def need(run: Run) -> Need:
@@ -34,44 +24,63 @@ def need(run: Run) -> Need:
     there = find_codes(codes.path)
     if there is None or run.digest is None:
         return Need("to do", run.news or "no shard was encoded")
-    pending = pending_shards(run, codes)
-    if pending and len(pending) < codes.shard_count:
-        grown = (
-            f", {run.source.rows - there.rows:,} rows are new"
-            if run.source.rows > there.rows
-            else ""
-        )
-        return Need(
-            "partial",
-            f"{len(pending)} of {codes.shard_count} shards are new, changed or unfinished{grown}",
-        )
-    if pending:
+    pending = find_pending(run, codes)
+    if 0 < pending.count < codes.shard_count or pending.doubtful:
+        return Need("partial", _in_words(run, codes, there.rows, pending))
+    if pending.count:
         return Need("to do", run.news or "no shard is encoded, or all have changed")
-    if there.rows < run.source.rows or (codes.masked and not there.masked):
+    if codes.masked and not there.masked:
+        return Need("partial", "source.invalid_rows is mask now: a mask of valid rows is added")
+    if there.rows < run.source.rows:
         return Need("partial", "all shards are encoded but not yet published")
     return Need("done", f"all {codes.shard_count} shards were encoded before")
+
+
+def _in_words(run: Run, codes: CodeArray, rows_there: int, pending: Pending) -> str:
+    parts = []
+    if pending.shards:
+        parts.append(
+            f"{len(pending.shards)} of {codes.shard_count} shards are new, changed or unfinished"
+        )
+    if pending.doubtful:
+        parts.append(
+            f"{len(pending.doubtful)} of {codes.shard_count} shards lie in a file that was written since, so "
+            "their bytes are compared"
+        )
+    if pending.damaged:
+        parts.append(f"damaged: {name_shards(pending.damaged)}")
+    if run.source.rows > rows_there:
+        parts.append(f"{run.source.rows - rows_there:,} rows are new")
+    return ", ".join(parts)
 
 
 def execute(run: Run) -> str:
     """Encode the pending shards, then show readers rows that are new."""
     codes = run.codes()
-    pending = pending_shards(run, codes)
+    pending = find_pending(run, codes)
+    if pending.damaged:
+        run.warn(
+            f"encode: {name_shards(pending.damaged)} of {codes.path}: the record or the codes were damaged or lost; "
+            "encoded again from the source"
+        )
     digest = run.finished_digest()
     settle_route(run)
     facts = {"codebook": str(run.spec), "codebook_digest": digest}
     codes.prepare({**facts, "metric": run.config.source.metric})
+    run.progress.begin("encode", pending.rows, "rows")
+    failed: list[Outcome[Shard, Any]] = []
+    shards = [*pending.shards, *_changed(run, codes, pending.doubtful, failed)]
     job = EncodeJob(
         run.source, codes, run.generation.codebook_path, digest, run.config.source.invalid_rows
     )
-    run.progress.begin("encode", sum(shard.rows for shard in pending), "rows")
-    failed: list[Outcome[Shard, Encoded]] = []
     encoded: list[Encoded] = []
-    for outcome in run.runner.map(encode_shard, pending, job):
+    for outcome in run.runner.map(encode_shard, sorted(shards, key=attrgetter("index")), job):
         if outcome.error is not None:
             failed.append(outcome)
             continue
         encoded.append(outcome.value())
         run.progress.advance(outcome.item.rows)
+    run.forget_records()
     if failed:
         raise _failure(failed, codes.shard_count)
     codes.publish_rows()
@@ -82,12 +91,35 @@ def execute(run: Run) -> str:
     run.generation.save()
     masked = sum(part.masked_rows for part in encoded)
     left_out = f", {masked:,} masked" if masked else ""
-    kept = codes.shard_count - len(pending)
+    kept = codes.shard_count - len(shards)
     kept_shards = f"; {kept} shards were there" if kept else ""
-    return f"{sum(part.rows for part in encoded):,} rows in {len(pending)} shards{left_out}{kept_shards}"
+    same = len(pending.doubtful) - (len(shards) - len(pending.shards))
+    compared = f", {same} of them compared with the source" if pending.doubtful else ""
+    return (
+        f"{run.rows_done['encode']:,} rows in {len(shards)} shards{left_out}{kept_shards}{compared}"
+    )
 
 
-def _failure(failed: list[Outcome[Shard, Encoded]], shards: int) -> Exception:
+def _changed(
+    run: Run, codes: CodeArray, doubtful: Sequence[Shard], failed: list[Outcome[Shard, Any]]
+) -> list[Shard]:
+    """Return which shards' rows are other ones than they were; what fails goes into ``failed``."""
+    found = []
+    records = run.records() if doubtful else None
+    job = CompareJob(run.source, codes)
+    items = [Doubtful(shard, records.signature(shard.index)) for shard in doubtful if records]
+    for outcome in run.runner.map(compare_rows, items, job):
+        shard = outcome.item.shard
+        if outcome.error is not None:
+            failed.append(Outcome(shard, None, outcome.error))
+        elif outcome.value():
+            run.progress.advance(shard.rows)
+        else:
+            found.append(shard)
+    return found
+
+
+def _failure(failed: list[Outcome[Shard, Any]], shards: int) -> Exception:
     """Return the error that says what failed: the user's rows first, since only they can mend them."""
     failed.sort(key=lambda outcome: outcome.item.index)
     errors = [outcome.error for outcome in failed]
@@ -100,10 +132,7 @@ def _failure(failed: list[Outcome[Shard, Encoded]], shards: int) -> Exception:
     cause = first.error
     if getattr(cause, "exit_status", 1) == 2 and cause is not None:
         return cause
-    named = ", ".join(
-        f"{outcome.item.index} (rows {outcome.item.start:,} to {outcome.item.stop:,})"
-        for outcome in failed[:NAMED_SHARDS]
-    )
+    named = name_shards([outcome.item for outcome in failed])
     error = StageError(
         "encode",
         f"{len(failed)} of {shards} shards failed: {named}; the first one's cause: "

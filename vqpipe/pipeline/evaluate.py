@@ -14,13 +14,20 @@ from vqpipe.errors import SourceError
 from vqpipe.evaluation.health import find_poor_use
 from vqpipe.evaluation.measures import CodeUse, Spread
 from vqpipe.evaluation.neighbours import recall
-from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.drift import (
+    News,
+    find_news,
+    keep_baseline,
+    measure_drift,
+    warn_of_drift,
+)
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint, say_changes
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.shards import ceil_div, plan_shards
 from vqpipe.sources import VectorArray, open_source, open_table
 from vqpipe.storage.codebook_file import read_codebook
-from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.samples import SetName
 from vqpipe.tasks.evaluate import (
     CodeSearch,
@@ -32,36 +39,37 @@ from vqpipe.tasks.evaluate import (
     search_exact,
 )
 
-EVALUATION_FILE = "evaluation.json"
-
 MOST_TASKS = 256
 
 # A slice of the database: two copies of it in float32 are held.
 DATABASE_SLICE_BYTES = 64 << 20
 
 
-def evaluate_fingerprint(run: Run, codes: CodeArray) -> str:
+def evaluate_fingerprint(run: Run) -> str:
     """Return the fingerprint: the shards' records, the settings, and the files they name."""
     files = [
         (file.uri, list(file.stamps(0, file.rows)))
         for file in (_query_file(run), _truth_file(run))
         if file is not None
     ]
-    before = (codes.records().digest, run.sample_fingerprint, run.encode_fingerprint)
+    before = (run.records().digest, run.sample_fingerprint, run.encode_fingerprint)
     return fingerprint([run.config.settings("evaluate"), files], *before)
 
 
 def need(run: Run) -> Need:
     """Say whether figures must be taken."""
-    codes = run.codes()
-    if run.digest is None or not run.generation.folder.has("codes.zarr"):
+    if run.digest is None or find_codes(run.generation.codes_path) is None:
         return Need("to do", "follows from encode")
     if "evaluate" in run.redo:
         return Need("to do", "forced")
-    if run.generation.is_done("evaluate", evaluate_fingerprint(run, codes)):
+    if run.generation.is_done("evaluate", evaluate_fingerprint(run)):
+        if not (run.generation.folder.has(EVALUATION_FILE) and run.finished_codes().has_use()):
+            return Need("to do", "the figures are gone")
         return Need("done", "neither the codes nor the evaluate settings have changed")
     if run.generation.stage("evaluate"):
-        return Need("to do", "the codes or the evaluate settings have changed")
+        was = run.generation.stage("evaluate").get("settings", {})
+        changes = say_changes("evaluate", was, run.config.settings("evaluate"))
+        return Need("to do", changes or "the codes, the queries or their truth have changed")
     return Need("to do", "no figures were taken")
 
 
@@ -69,7 +77,8 @@ def execute(run: Run) -> str:
     """Measure distortion, count codes, search, and write ``evaluation.json``."""
     codes, heard = run.finished_codes(), len(run.warnings)
     queries, truth = _queries(run)
-    found, nearest = _search(run, codes, queries, truth)
+    news = find_news(run, codes)
+    found, nearest = _search(run, codes, queries, truth, news)
     facts = {
         **_distortion(run, codes, found.valid_rows),
         "rows": codes.rows,
@@ -79,6 +88,7 @@ def execute(run: Run) -> str:
         "queries": queries.count,
         "database_rows": 0,
     }
+    facts["drift"] = measure_drift(run, codes, news, found.new_use, facts)
     asked = np.zeros(0, dtype=bool) if nearest is None else nearest >= 0
     if nearest is not None and asked.any():
         facts["recall"] = recall(
@@ -89,9 +99,13 @@ def execute(run: Run) -> str:
     run.rows_done["evaluate"] = codes.rows
     codes.write_use(found.use.counts)
     run.generation.folder.write_json(EVALUATION_FILE, facts)
+    keep_baseline(run, codes, found.use)
     # What is poor about the figures is said for as long as they stand.
     warnings = run.warnings[heard:]
-    run.generation.mark_done("evaluate", evaluate_fingerprint(run, codes), warnings=warnings)
+    settings = run.config.settings("evaluate")
+    run.generation.mark_done(
+        "evaluate", evaluate_fingerprint(run), warnings=warnings, settings=settings
+    )
     return _in_words(facts)
 
 
@@ -138,7 +152,7 @@ def _remedy(run: Run, rows: int) -> str:
 
 def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
     """Return distortion over all rows, from the records, and over held-out rows, measured."""
-    over_all = float(codes.records().squared_error.sum()) / max(1, valid_rows)
+    over_all = float(run.records().squared_error.sum()) / max(1, valid_rows)
     facts: dict[str, Any] = {
         "distortion": over_all,
         "relative_distortion": None,
@@ -165,7 +179,7 @@ def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
 
 
 def _search(
-    run: Run, codes: CodeArray, queries: Queries, truth: Int64 | None
+    run: Run, codes: CodeArray, queries: Queries, truth: Int64 | None, news: News | None
 ) -> tuple[CodeSearch, Int64 | None]:
     """Go once through all codes; also find each query's exact nearest row, unless it is given.
 
@@ -186,6 +200,7 @@ def _search(
         codes,
         run.generation.codebook_path,
         run.finished_digest(),
+        () if news is None else news.shards,
     )
     run.progress.begin("evaluate", codes.rows, "rows")
     stretch = codes.shard_rows * ceil_div(codes.shard_count, MOST_TASKS)
@@ -287,4 +302,4 @@ def _queries(run: Run) -> tuple[Queries, Int64 | None]:
     return Queries(min(wanted, sample.rows[name]), sample=sample, name=name), None
 
 
-STAGE = Stage("evaluate", need, execute)
+STAGE = Stage("evaluate", need, execute, warn_of_drift)

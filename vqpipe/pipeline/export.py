@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from vqpipe.pipeline.evaluate import EVALUATION_FILE
-from vqpipe.pipeline.generation import fingerprint
+import os
+from dataclasses import asdict
+from typing import Any
+
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint, say_changes
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.quantizer.faiss_index import packed_row_bytes
 from vqpipe.shards import plan_shards
-from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.tasks.export import ExportFile, ExportJob, export_file
 
 # Above this many bytes of packed codes the index is written in parts, by as many tasks.
@@ -17,7 +20,7 @@ SINGLE_INDEX_BYTES = 4 << 30
 
 def export_fingerprint(run: Run, codes: CodeArray) -> str:
     """Return the fingerprint: the shards' records and what is asked for."""
-    before = (codes.records().digest, run.encode_fingerprint)
+    before = (run.records().digest, run.encode_fingerprint)
     return fingerprint([sorted(run.config.export), codes.rows], *before)
 
 
@@ -25,15 +28,20 @@ def need(run: Run) -> Need:
     """Say whether files must be written."""
     if not run.config.export:
         return Need("done", "nothing is asked for")
-    if run.digest is None or not run.generation.folder.has("codes.zarr"):
+    if run.digest is None or find_codes(run.generation.codes_path) is None:
         return Need("to do", "follows from encode")
     if "export" in run.redo:
         return Need("to do", "forced")
     files = _files(run, run.codes())
     done = run.generation.is_done("export", export_fingerprint(run, run.codes()))
-    if done and all(run.generation.folder.has(file.name) for file in files):
+    if done:
+        lost = [file.name for file in files if not _is_there(run, file)]
+        if lost:
+            return Need("to do", f"{', '.join(lost)} is gone or cut")
         return Need("done", "neither the codes nor the export settings have changed")
-    return Need("to do", "the codes or the export settings are new")
+    was = {"files": list(run.generation.stage("export").get("files", {}))}
+    changes = say_changes("export", was, {"files": [file.name for file in files]})
+    return Need("to do", changes if was["files"] and changes else "the codes are new")
 
 
 def execute(run: Run) -> str:
@@ -51,14 +59,23 @@ def execute(run: Run) -> str:
         masked_rows,
     )
     run.progress.begin("export", sum(file.stop - file.start for file in files), "rows")
+    written: dict[str, dict[str, Any]] = {}
     for outcome in run.runner.map(export_file, files, job):
-        outcome.value()
+        written[outcome.item.name] = asdict(outcome.value())
         run.progress.advance(outcome.item.stop - outcome.item.start)
     if "faiss" in run.config.export:
         # One index or parts of it: what rows that were added have replaced would be searched as if it were all.
         run.generation.folder.remove("index.faiss" if files[0].is_part else "index")
-    run.generation.mark_done("export", export_fingerprint(run, codes))
+    ordered = {file.name: written[file.name] for file in files}
+    run.generation.mark_done("export", export_fingerprint(run, codes), files=ordered)
     return ", ".join(file.name for file in files)
+
+
+def _is_there(run: Run, file: ExportFile) -> bool:
+    """Say whether an exported file has the size that was written."""
+    path = run.generation.folder.file(file.name)
+    wanted = run.generation.stage("export").get("files", {}).get(file.name)
+    return wanted is not None and os.path.exists(path) and os.path.getsize(path) == wanted["bytes"]
 
 
 def _files(run: Run, codes: CodeArray) -> list[ExportFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +15,34 @@ from vqpipe.storage.folder import Folder
 # What a generation records, each an object of its own.
 _FACTS = ("source", "settings", "fingerprints", "stages")
 
+_HEX = re.compile("[0-9a-f]{64}")
+_NAME = re.compile(r"v[0-9]+")
+_EXPORTED = re.compile(r"codes\.npy|index\.faiss|index/[0-9]+\.faiss")
+
 STAGES_FILE = "stages.json"
 CURRENT_FILE = "current"
+EVALUATION_FILE = "evaluation.json"
 
 
 def fingerprint(settings: Any, *before: str) -> str:
     """Return the SHA-256 of a stage's settings and of the fingerprints before it."""
     text = json.dumps([settings, *before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def say_changes(stage: str, was: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return in words which settings of a stage have changed; empty if none has.
+
+    Examples
+    --------
+    >>> say_changes("train", {"codebook": "PQ16", "stop": 0}, {"codebook": "PQ8", "stop": 0})
+    'train: codebook changed PQ16 -> PQ8'
+    """
+    return "; ".join(
+        f"{stage}: {key} changed {was.get(key)} -> {now.get(key)}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    )
 
 
 @dataclass
@@ -52,6 +73,13 @@ class Generation:
         """The assignment route that the generation keeps to, if it has one."""
         kept = self.facts.get("route")
         return Route(**kept) if kept else None
+
+    @property
+    def known_files(self) -> list[str]:
+        """Paths of the source's files in the order of their rows, which no later file changes."""
+        files = self.facts["source"].get("files", ())
+        known: list[str] = self.facts.get("known_files") or [path for path, _ in files]
+        return known
 
     @property
     def codebook_path(self) -> str:
@@ -92,18 +120,99 @@ def list_generations(output: Folder) -> list[Generation]:
     OutputError
         If a ``stages.json`` cannot be read.
     """
-    found = []
+    found, damaged = find_generations(output)
+    if damaged:
+        _, why = damaged[0]
+        raise OutputError(
+            f"{why}; restore the file, or have `vqpipe verify {output.path} --repair` remove it: the next run then "
+            "starts a generation of its own"
+        )
+    return found
+
+
+def find_generations(output: Folder) -> tuple[list[Generation], list[tuple[Folder, str]]]:
+    """Return the generations, newest first, and the folders whose ``stages.json`` is damaged, with a word why."""
+    found: list[Generation] = []
+    damaged: list[tuple[Folder, str]] = []
     for name in output.names():
-        if name[:1] == "v" and name[1:].isdigit() and (output / name).has(STAGES_FILE):
-            folder = output / name
+        folder = output / name
+        if not (name[:1] == "v" and name[1:].isdigit() and folder.has(STAGES_FILE)):
+            continue
+        try:
             facts = folder.read_json(STAGES_FILE)
-            if not all(isinstance(facts.get(key), dict) for key in _FACTS):
-                raise OutputError(
-                    f"{folder.file(STAGES_FILE)}: lacks what a generation records; restore the file or remove "
-                    f"{folder.path}"
-                )
+        except OutputError as error:
+            damaged.append((folder, str(error)))
+            continue
+        if _is_whole(facts):
             found.append(Generation(folder, name, facts))
-    return sorted(found, key=lambda generation: -generation.number)
+        else:
+            damaged.append((folder, f"{folder.file(STAGES_FILE)}: lacks what a generation records"))
+    return sorted(found, key=lambda generation: -generation.number), damaged
+
+
+def _is_whole(facts: dict[str, Any]) -> bool:
+    """Say whether all is there that stages take for granted: the file may have been tampered with."""
+    if not all(isinstance(facts.get(key), dict) for key in _FACTS):
+        return False
+    settings, prints, source = facts["settings"], facts["fingerprints"], facts["source"]
+    latest = facts.get("latest", {"files": [], "rows": 0})
+    known = facts.get("known_files", [])
+    return (
+        all(_is_stage(record) for record in facts["stages"].values())
+        and all(_HEX.fullmatch(str(prints.get(key))) for key in ("sample", "train"))
+        and all(isinstance(settings.get(key), dict) for key in ("sample", "train", "encode"))
+        and isinstance(settings["train"].get("codebook"), str)
+        and all(key in source for key in ("uri", "key", "format", "metric", "dim", "dtype"))
+        and isinstance(latest, dict)
+        and all(
+            _are_files(of.get("files")) and _is_count(of.get("rows")) for of in (source, latest)
+        )
+        and isinstance(known, list)
+        and all(isinstance(path, str) for path in known)
+    )
+
+
+def _is_stage(record: object) -> bool:
+    if not isinstance(record, dict):
+        return False
+    warnings = record.get("warnings", [])
+    files = record.get("files", {})
+    return (
+        isinstance(record.get("state"), str)
+        and isinstance(record.get("fingerprint", ""), str)
+        and isinstance(record.get("digest", ""), str)
+        and _is_count(record.get("rows", 0))
+        and isinstance(warnings, list)
+        and all(isinstance(message, str) for message in warnings)
+        and isinstance(files, dict)
+        and isinstance(record.get("settings", {}), dict)
+        # Names of exported files: they stay inside the generation.
+        and all(_EXPORTED.fullmatch(name) and _is_export(files[name]) for name in files)
+    )
+
+
+def _is_export(record: object) -> bool:
+    return (
+        isinstance(record, dict)
+        and set(record) == {"rows", "bytes", "sha256"}
+        and _is_count(record["rows"])
+        and _is_count(record["bytes"])
+        and isinstance(record["sha256"], str)
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are_files(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(file, list)
+        and len(file) == 2
+        and isinstance(file[0], str)
+        and _is_count(file[1])
+        for file in value
+    )
 
 
 def next_generation(output: Folder, facts: dict[str, Any]) -> Generation:
@@ -114,10 +223,11 @@ def next_generation(output: Folder, facts: dict[str, Any]) -> Generation:
 
 
 def current_name(output: Folder) -> str | None:
-    """Return the name of the generation that readers should use."""
+    """Return the name of the generation that readers should use; None if there is none of such a name."""
     if not output.has(CURRENT_FILE):
         return None
-    return output.read_bytes(CURRENT_FILE).decode().strip()
+    name = output.read_bytes(CURRENT_FILE).decode("utf-8", "replace").strip()
+    return name if _NAME.fullmatch(name) and output.has(name) else None
 
 
 def set_current(output: Folder, name: str) -> None:

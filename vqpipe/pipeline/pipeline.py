@@ -131,6 +131,8 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
             seconds = time.perf_counter() - began
             run.seconds[stage.name] = seconds
             report = StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
+        if stage.remind is not None:
+            stage.remind(run)
         if stage.name == "export" and until is None:
             publish(run)
     except BaseException as error:

@@ -9,10 +9,10 @@ import numpy as np
 
 from vqpipe.codebook import Codebook
 from vqpipe.kmeans.rotation import TURNING_ROUNDS, rotation_rows
-from vqpipe.pipeline.encode import pending_shards
 from vqpipe.pipeline.limits import plan_disk, plan_memory
+from vqpipe.pipeline.pending import find_pending
 from vqpipe.pipeline.pipeline import ROUTE
-from vqpipe.pipeline.record import RUN_FILE
+from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import plan_draws, scatter_shards
 from vqpipe.pipeline.stage import Need
@@ -24,6 +24,14 @@ CALIBRATION_SECONDS = 2.0
 
 # Rows that are calibrated on: enough that the machine's caches do not hold them all.
 CALIBRATION_ROWS = 16_384
+
+
+# Stages whose results these are made from: when those run, so do these.
+_FOLLOWS = {
+    "evaluate": ("train", "encode"),
+    "export": ("train", "encode"),
+    "report": ("train", "encode", "evaluate", "export"),
+}
 
 
 def plan_run(run: Run) -> dict[str, Any]:
@@ -69,26 +77,24 @@ def plan_run(run: Run) -> dict[str, Any]:
 
 def plan_needs(run: Run) -> list[tuple[str, Need]]:
     """Return whether each stage must run: what follows from work to do is to do itself."""
-    plan: list[tuple[str, Need]] = []
-    waiting = ""
+    plan: dict[str, Need] = {}
     for stage in ROUTE:
         need = stage.need(run)
-        if waiting and need.state == "done" and stage.name in ("evaluate", "export", "report"):
-            need = Need("to do", f"follows from {waiting}")
-        if need.state != "done" and stage.name not in ("ingest", "sample"):
-            waiting = stage.name
-        plan.append((stage.name, need))
-    return plan
+        for before in _FOLLOWS.get(stage.name, ()):
+            if need.state == "done" and plan[before].state != "done":
+                need = Need("to do", f"follows from {before}")
+        plan[stage.name] = need
+    return list(plan.items())
 
 
 def _work(run: Run) -> dict[str, tuple[int, int, int]]:
     """Return rows, tasks and bytes read per stage."""
     codes, source = run.codes(), run.source
-    pending = pending_shards(run, codes)
-    encode_rows = sum(shard.rows for shard in pending)
+    pending = find_pending(run, codes)
+    encode_rows = pending.rows
     stored = source.rows * run.spec.row_code_bytes
     work = {
-        "encode": (encode_rows, len(pending), encode_rows * source.row_bytes),
+        "encode": (encode_rows, pending.count, encode_rows * source.row_bytes),
         "evaluate": (source.rows, min(codes.shard_count, 256), stored),
         "export": (source.rows, len(run.config.export), stored * len(run.config.export)),
     }
@@ -110,8 +116,7 @@ def _work(run: Run) -> dict[str, tuple[int, int, int]]:
 def _rates(run: Run) -> dict[str, float]:
     """Return rows per second: as the last run measured them, else by a short trial of the arithmetic."""
     rates: dict[str, float] = {}
-    if run.output.has(RUN_FILE):
-        rates.update(run.output.read_json(RUN_FILE).get("rows_per_second", {}))
+    rates.update(read_run_file(run.output).get("rows_per_second", {}))
     if "encode" not in rates:
         rates["encode"] = _calibrate(run)
     # A training row costs what an encoded row costs, less what its search spares, and its share of the tally. Over

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from vqpipe.errors import VqpipeError
-from vqpipe.pipeline.evaluate import EVALUATION_FILE, evaluate_fingerprint
+from vqpipe.errors import OutputError, VqpipeError
+from vqpipe.pipeline.evaluate import evaluate_fingerprint
+from vqpipe.pipeline.generation import EVALUATION_FILE
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.versions import versions
 from vqpipe.storage.codes import find_codes
+from vqpipe.storage.folder import Folder
 
 RUN_FILE = "run.json"
 
@@ -26,6 +28,7 @@ FIGURES = (
     "starved",
     "imbalance",
     "recall",
+    "drift",
 )
 
 Status = Literal["running", "done", "failed", "stopped"]
@@ -43,7 +46,7 @@ class StageReport:
 
 def begin_record(run: Run) -> None:
     """Write ``run.json`` before the first stage."""
-    earlier = _earlier(run)
+    earlier = read_run_file(run.output)
     began: dict[str, Any] = {
         "began": _now(),
         "ended": None,
@@ -63,7 +66,7 @@ def end_record(
 
     A disk that refuses the record must not hide what the run itself failed of.
     """
-    earlier = _earlier(run)
+    earlier = read_run_file(run.output)
     found = summary(run, reports)
     rates = dict(earlier.get("rows_per_second", {}))
     for name, rows in run.rows_done.items():
@@ -110,8 +113,12 @@ def _facts(run: Run, status: Status) -> dict[str, Any]:
     }
 
 
-def _earlier(run: Run) -> dict[str, Any]:
-    return run.output.read_json(RUN_FILE) if run.output.has(RUN_FILE) else {}
+def read_run_file(output: Folder) -> dict[str, Any]:
+    """Return what ``run.json`` says; nothing if there is none or it is damaged: the next run writes it anew."""
+    try:
+        return output.read_json(RUN_FILE) if output.has(RUN_FILE) else {}
+    except OutputError:
+        return {}
 
 
 def _now() -> str:
@@ -124,8 +131,8 @@ def summary(run: Run, reports: list[StageReport]) -> dict[str, Any]:
     stored = 0
     codes = find_codes(run.generation.codes_path)
     if codes is not None:
-        stored = int(codes.records().stored_bytes.sum())
-        if run.generation.is_done("evaluate", evaluate_fingerprint(run, codes)):
+        stored = int(run.records().stored_bytes.sum())
+        if run.generation.is_done("evaluate", evaluate_fingerprint(run)):
             figures = run.generation.folder.read_json(EVALUATION_FILE)
     return {
         "output": run.output.path,

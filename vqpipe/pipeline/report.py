@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from vqpipe.pipeline.evaluate import EVALUATION_FILE
-from vqpipe.pipeline.generation import fingerprint
+from vqpipe.pipeline.drift import drift_warning
+from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.pipeline.versions import versions
@@ -31,7 +31,7 @@ _CONTENTS = (
 def report_fingerprint(run: Run) -> str:
     """Return the fingerprint: the figures and what was exported."""
     before = (run.generation.stage(name).get("fingerprint", "") for name in ("evaluate", "export"))
-    return fingerprint(run.config.name, *before)
+    return fingerprint([run.config.name, drift_warning(run)], *before)
 
 
 def need(run: Run) -> Need:
@@ -43,7 +43,7 @@ def need(run: Run) -> Need:
     there = run.generation.folder.has(REPORT_FILE)
     if there and run.generation.is_done("report", report_fingerprint(run)):
         return Need("done", "the figures have not changed")
-    return Need("to do", "the figures are new")
+    return Need("to do", "the figures, the exports or the name are new")
 
 
 def execute(run: Run) -> str:
@@ -71,7 +71,7 @@ def _facts(run: Run) -> ReportFacts:
         metric=run.config.source.metric,
         route=codebook.quantizer.route.name,
         bytes_in=codes.rows * run.source.row_bytes,
-        bytes_codes=int(codes.records().stored_bytes.sum()),
+        bytes_codes=int(run.records().stored_bytes.sum()),
         evaluation=evaluation,
         code_counts=codes.read_use().tolist(),
         history=codebook.history,

@@ -25,6 +25,7 @@ from vqpipe.shards import ceil_div, choose_shard_rows, choose_slice_rows
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.records import Records
 from vqpipe.storage.samples import Sample, find_sample
 
 MOST_HELDOUT_ROWS = 10_000
@@ -141,6 +142,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
     task_seconds: dict[str, list[float]] = field(default_factory=dict)
+    _records: Records | None = field(default=None, repr=False)
 
     def warn(self, message: str) -> None:
         """Keep a warning for the summary and say it now."""
@@ -290,6 +292,16 @@ class Run:
             masked,
             encode.store_error,
         )
+
+    def records(self) -> Records:
+        """Return the records of the generation's codes, read once: every stage asks for them."""
+        if self._records is None:
+            self._records = self.finished_codes().records()
+        return self._records
+
+    def forget_records(self) -> None:
+        """Have the records read anew, since shards were encoded."""
+        self._records = None
 
     def finished_codes(self) -> CodeArray:
         """Return the description of the generation's codes as they are.

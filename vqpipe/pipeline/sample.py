@@ -31,6 +31,9 @@ from vqpipe.tasks.draw import (
 
 MOST_TASKS = 256
 
+# Of the folder where scatter tasks leave their rows, beside the sample.
+SCRATCH = ".scratch"
+
 # A scatter task that reads less than this is all overhead.
 SCATTER_BYTES = 64 << 20
 
@@ -87,7 +90,7 @@ def execute(run: Run) -> str:
 
 
 def _scratch(run: Run) -> str:
-    return f"{run.sample_path}.scratch"
+    return f"{run.sample_path}{SCRATCH}"
 
 
 def plan_draws(run: Run) -> tuple[Draw, ...]:

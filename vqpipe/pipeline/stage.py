@@ -38,8 +38,11 @@ class Stage:
         Looks, changes nothing.
     execute : callable
         Does the work and returns what was done, in words.
+    remind : callable, optional
+        Warns, whether the stage ran or not, of what follows from settings that no fingerprint holds.
     """
 
     name: str
     need: Callable[[Run], Need]
     execute: Callable[[Run], str]
+    remind: Callable[[Run], None] | None = None

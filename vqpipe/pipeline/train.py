@@ -12,6 +12,7 @@ from vqpipe.kmeans.step import take_step
 from vqpipe.kmeans.stopping import next_phase
 from vqpipe.kmeans.tally import Tally
 from vqpipe.memory import tally_bytes
+from vqpipe.pipeline.generation import STAGES_FILE, Generation, list_generations
 from vqpipe.pipeline.rotation import planned_rounds, turn
 from vqpipe.pipeline.run import MOST_HELDOUT_ROWS, Run
 from vqpipe.pipeline.stage import Need, Stage
@@ -23,6 +24,7 @@ from vqpipe.storage.samples import Sample, SetName
 from vqpipe.tasks.train import CompareJob, Look, Slice, TallyJob, compare_slice, tally_slice
 
 CHECKPOINT_FILE = "checkpoint.npz"
+CODEBOOK_FOLDER = "codebook.zarr"
 
 # The contract says at least once a minute; a crash costs this much and one round.
 CHECKPOINT_SECONDS = 20.0
@@ -35,14 +37,30 @@ MOST_SEARCH_LOSS = 0.005
 
 def need(run: Run) -> Need:
     """Say whether a codebook must be learnt."""
+    there = run.generation.folder.has(CODEBOOK_FOLDER)
+    if run.generation.is_done("train", run.train_fingerprint) and not there:
+        return Need("to do", f"{CODEBOOK_FOLDER} is gone")
     if run.generation.is_done("train", run.train_fingerprint):
         origin = run.generation.stage("train").get("origin", "trained before")
         return Need("done", f"codebook {run.spec} {origin}")
+    earlier = find_same_codebook(run)
+    if earlier is not None and not run.generation.folder.has(STAGES_FILE):
+        return Need("done", f"codebook {run.spec} is taken over from {earlier.name}")
     if run.given is not None:
         return Need("to do", f"codebook {run.spec} is taken from {run.config.codebook.source}")
     if run.generation.folder.has(CHECKPOINT_FILE):
         return Need("partial", "training was interrupted; it goes on from its checkpoint")
     return Need("to do", run.news or "no codebook was learnt")
+
+
+def find_same_codebook(run: Run) -> Generation | None:
+    """Return an earlier generation whose codebook this one would learn again."""
+    if run.redo & {"train"}:
+        return None
+    for generation in list_generations(run.output):
+        if generation.is_done("train", run.train_fingerprint):
+            return generation
+    return None
 
 
 def execute(run: Run) -> str:

@@ -33,6 +33,13 @@ def rows_measured(facts: ReportFacts) -> str:
     return _ROWS_NAMED.get(str(rows), "rows")
 
 
+def drift_against(facts: ReportFacts) -> str:
+    """Return the words for the rows that new ones are compared with."""
+    drift = facts.evaluation.get("drift") or {}
+    rows = drift.get("compared_with")
+    return "the rows before" if rows == "before" else _ROWS_NAMED.get(str(rows), "rows")
+
+
 def verdict(facts: ReportFacts) -> str:
     """Return the result in one sentence."""
     parts = []

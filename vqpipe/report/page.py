@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from vqpipe.report.facts import ReportFacts, format_bytes, format_seconds
-from vqpipe.report.headlines import absent, cards, recall_at, rows_measured, verdict
+from vqpipe.report.headlines import absent, cards, drift_against, recall_at, rows_measured, verdict
 from vqpipe.report.plots import (
     MAX_COLUMNS,
     plot_code_use,
@@ -51,6 +51,8 @@ def render_report(facts: ReportFacts) -> str:
         absent=absent(facts),
         plots=_plots(facts),
         figures=_figures(facts),
+        drift=_drift(facts),
+        drift_against=drift_against(facts),
         columns=_columns(facts),
         stored_bytes=sum(size for _, size, _ in facts.files),
         total_seconds=sum(facts.seconds.values()),
@@ -98,6 +100,27 @@ def _figures(facts: ReportFacts) -> list[tuple[str, str]]:
         on = rows_measured(facts)
         figures.append((f"distortion, {on}", f"{facts.evaluation['distortion']:.6g}"))
     return figures
+
+
+def _drift(facts: ReportFacts) -> list[tuple[str, str]]:
+    """Return the figures of rows that are new; none where there are none."""
+    drift = facts.evaluation.get("drift")
+    if not drift:
+        return []
+    bits = drift["divergence"]
+    worst = max(range(len(bits)), key=lambda column: float(bits[column]))
+    ratio = "not known: theirs is 0" if drift["ratio"] is None else f"{drift['ratio']:.4g}"
+    return [
+        ("new or changed rows", f"{drift['rows']:,}"),
+        ("their distortion", f"{drift['distortion']:.6g}"),
+        (f"that of {drift_against(facts)}", f"{drift['compared_distortion']:.6g}"),
+        ("ratio", ratio),
+        (
+            "Jensen-Shannon divergence of codes, mean of columns",
+            f"{sum(bits) / len(bits):.4f} bits",
+        ),
+        (f"the same, largest (column {worst:,})", f"{bits[worst]:.4f} bits"),
+    ]
 
 
 def _columns(facts: ReportFacts) -> list[tuple[str, ...]]:

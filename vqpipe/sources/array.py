@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ import numpy as np
 from vqpipe.errors import SourceError
 from vqpipe.sources.formats import FORMATS
 from vqpipe.sources.part import Part, Reader, Rows, Stamp, cut_at_chunks, wrapped_errors
+
+# Rows are hashed in pieces of about this size: enough that opening and calling cost nothing.
+HASHED_BYTES = 8 << 20
+
+# Twice what a kernel takes at most between two values of the time that it gives to files.
+_TICK_NS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +131,10 @@ class VectorArray:
                 found = list(FORMATS[part.format].stamps(part, first, last))
             yield from found
 
-    def signature(self, start: int, stop: int) -> bytes:
-        """Return 16 bytes that change when what is stored behind rows ``start:stop`` does.
+    def stamp(self, start: int, stop: int) -> bytes:
+        """Return 16 bytes that change when the objects behind rows ``start:stop`` are written.
+
+        Waits where one was written so lately that the next write could bear the same time.
 
         The first half of the SHA-256 over their stamps and their places inside the parts: rows
         that moved, because a file was put before them, are other rows of the same file.
@@ -134,13 +143,41 @@ class VectorArray:
         ------
         SourceError
         """
+        for _ in range(2):
+            sha, row, newest = hashlib.sha256(), start, 0
+            for _, first, last in self._spans(start, stop):
+                sha.update(repr((first, last)).encode())
+                for stamp in self.stamps(row, row + last - first):
+                    sha.update(repr(stamp).encode())
+                    newest = max(newest, stamp[2])
+                row += last - first
+            if not 0 <= time.time_ns() - newest < _TICK_NS:
+                break
+            time.sleep(_TICK_NS / 1e9)
+        return sha.digest()[:16]
+
+    def shares_objects(self, start: int, stop: int) -> bool:
+        """Say whether rows ``start:stop`` lie in a file that many shards share.
+
+        The stamp of such a file says nothing of these rows alone: what tells them is their
+        `signature`.
+        """
+        return any(FORMATS[part.format].is_shared(part) for part, _, _ in self._spans(start, stop))
+
+    def signature(self, start: int, stop: int) -> bytes:
+        """Return 16 bytes that tell rows ``start:stop``: all of them are read, piece by piece.
+
+        The first half of the SHA-256 over their values in this machine's byte order, so that it is the
+        same however the rows are stored and wherever they lie.
+
+        Raises
+        ------
+        SourceError
+            As `read` does.
+        """
         sha = hashlib.sha256()
-        row = start
-        for _, first, last in self._spans(start, stop):
-            sha.update(repr((first, last)).encode())
-            for stamp in self.stamps(row, row + last - first):
-                sha.update(repr(stamp).encode())
-            row += last - first
+        for piece in self.pieces(start, stop, max(1, HASHED_BYTES // self.row_bytes)):
+            sha.update(piece.data)
         return sha.digest()[:16]
 
     def place_of(self, row: int) -> str:

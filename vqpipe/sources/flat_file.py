@@ -65,6 +65,11 @@ def file_stamps(part: Part, start: int, stop: int) -> Iterator[Stamp]:
     yield stamp_file(part.path)
 
 
+def share_file(part: Part) -> bool:
+    """Say that all rows share the one file."""
+    return True
+
+
 class FlatFile:
     """An open flat file.
 

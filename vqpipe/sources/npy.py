@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from vqpipe.errors import SourceError
-from vqpipe.sources.flat_file import FlatFile, RowsReader, file_size, file_stamps, refuse_key
+from vqpipe.sources.flat_file import (
+    FlatFile,
+    RowsReader,
+    file_size,
+    file_stamps,
+    refuse_key,
+    share_file,
+)
 from vqpipe.sources.part import (
     Part,
     Reader,
@@ -29,6 +36,7 @@ _VERSIONS = {1: (2, "latin1"), 2: (4, "latin1"), 3: (4, "utf8")}
 _MAX_HEADER_BYTES = 10_000
 
 stamps = file_stamps
+is_shared = share_file
 
 
 @dataclass(frozen=True, slots=True)

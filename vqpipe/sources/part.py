@@ -104,6 +104,9 @@ class Format(Protocol):
     def stamps(self, part: Part, start: int, stop: int) -> Iterator[Stamp]:
         """Yield the stamps of the stored objects behind the part's rows ``start:stop``."""
 
+    def is_shared(self, part: Part) -> bool:
+        """Say whether one stored object holds all of the part's rows, whatever its chunks."""
+
 
 @contextmanager
 def wrapped_errors(what: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ def open_source(
     format: str = "auto",
     key: str | None = None,
     rows: int | None = None,
+    known: Sequence[str] = (),
 ) -> VectorArray:
     """Describe the vectors at a URI. Reads headers and sizes only.
 
@@ -36,6 +38,9 @@ def open_source(
         Array inside a Zarr group.
     rows : int, optional
         Only the first so many rows.
+    known : sequence of str, optional
+        Paths whose order is fixed already, since their rows have numbers: they come first, and new files
+        after them, whatever their names.
 
     Returns
     -------
@@ -47,7 +52,7 @@ def open_source(
     SourceError
         If anything is missing, damaged, or does not fit together.
     """
-    return _cut(_join(uri, format, key, _check_vectors), rows)
+    return _cut(_join(uri, format, key, _check_vectors, known), rows)
 
 
 def open_table(
@@ -74,10 +79,15 @@ def open_table(
 
 
 def _join(
-    uri: str | Sequence[str], format: str, key: str | None, check: Callable[[Part], None]
+    uri: str | Sequence[str],
+    format: str,
+    key: str | None,
+    check: Callable[[Part], None],
+    known: Sequence[str] = (),
 ) -> VectorArray:
     check_format(format)
-    parts = [_describe(path, format, key) for path in find_paths(uri)]
+    paths = _keep_order(find_paths(uri), known)
+    parts = [_describe(path, format, key) for path in paths]
     for part in parts:
         check(part)
         _check_alike(parts[0], part)
@@ -91,6 +101,23 @@ def _join(
         dim=parts[0].dim,
         dtype=str(parts[0].native_dtype),
     )
+
+
+def _keep_order(paths: list[str], known: Sequence[str]) -> list[str]:
+    """Return the known ones among the paths in their old order, then the new ones."""
+    new = Counter(paths)
+    old = []
+    for path in known:
+        if new[path]:
+            new[path] -= 1
+            old.append(path)
+    # Of a file that is named more often than before, the last places are the new ones.
+    added = []
+    for path in reversed(paths):
+        if new[path]:
+            new[path] -= 1
+            added.append(path)
+    return [*old, *reversed(added)]
 
 
 def _describe(path: str, format: str, key: str | None) -> Part:

@@ -71,6 +71,11 @@ def stamps(part: Part, start: int, stop: int) -> Iterator[Stamp]:
     yield part.path, _VERSION, 0
 
 
+def is_shared(part: Part) -> bool:
+    """Say no: rows follow from their numbers, and nothing is stored."""
+    return False
+
+
 class _Tables:
     """Computes rows of a mixture from its tables."""
 

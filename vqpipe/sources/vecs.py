@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vqpipe.errors import SourceError
-from vqpipe.sources.flat_file import FlatFile, file_size, file_stamps, refuse_key
+from vqpipe.sources.flat_file import FlatFile, file_size, file_stamps, refuse_key, share_file
 from vqpipe.sources.part import Part, Reader, Rows, check_shape, check_unchanged
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -22,6 +22,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _HEAD_BYTES = 4
 
 stamps = file_stamps
+is_shared = share_file
 
 
 def describe(path: str, format: str, key: str | None) -> Part:

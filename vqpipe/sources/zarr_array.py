@@ -68,6 +68,11 @@ def stamps(part: Part, start: int, stop: int) -> Iterator[Stamp]:
             yield name, found.st_size, found.st_mtime_ns
 
 
+def is_shared(part: Part) -> bool:
+    """Say whether the part is a zip file: in a folder, chunks are objects of their own."""
+    return not os.path.isdir(part.path)
+
+
 def _make_part(path: str, format: str, place: str, layout: Layout) -> Part:
     rows, dim = layout.shape
     return Part(

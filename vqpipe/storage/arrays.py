@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
+
+from vqpipe.errors import DamagedError, VqpipeError
 
 # Small enough to read one without wasting much, large enough that its cost is the bytes.
 CHUNK_BYTES = 4 << 20
 SHARD_BYTES = 64 << 20
 
 
-def make_group(path: str) -> zarr.Group:
+@contextmanager
+def found_whole(what: str) -> Iterator[None]:
+    """Turn what Zarr and its codecs raise for damaged bytes into an error that says what is damaged.
+
+    What the disk refuses stays an OSError: it says nothing about the bytes.
+
+    Raises
+    ------
+    DamagedError
+    """
+    try:
+        yield
+    except (OSError, MemoryError, VqpipeError):
+        raise
+    # Codecs raise whatever their C library has: ValueError, RuntimeError, KeyError...
+    except Exception as error:
+        raise DamagedError(
+            f"{what}: is damaged ({type(error).__name__}: {error}); `vqpipe verify OUTPUT --repair` finds all that is "
+            "damaged and has the next run make it again"
+        ) from error
+
+
+def make_group(path: str | Store) -> zarr.Group:
     """Create an empty group, in place of whatever was there."""
     return zarr.create_group(path, zarr_format=3, overwrite=True)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,57 +11,47 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from vqpipe.dtypes import Codes, Float64, Mask
 from vqpipe.shards import Shard, ceil_div, plan_shards
 from vqpipe.storage.arrays import (
     divisor_at_most,
+    found_whole,
     make_floats,
     make_group,
     make_integers,
-    make_records,
     open_group,
     with_rows,
     write_array,
 )
-
-SIGNATURE_BYTES = 16
+from vqpipe.storage.records import (
+    RECORD_ARRAYS,
+    Records,
+    create_records,
+    extend_records,
+    read_records,
+    record_array,
+)
 
 # Rows that decode together: a reader of few rows decodes no more than this.
 CHUNK_ROWS = 65_536
 
 
-@dataclass(frozen=True, eq=False)
-class Records:
-    """What is known of every shard.
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a shard is made from.
 
     Attributes
     ----------
-    source_signature : uint8 array of shape (shards, 16)
-    stored_bytes : int64 array of shape (shards,)
-    squared_error : float64 array of shape (shards,)
-        Summed over the shard's rows; NaN until the shard is done.
+    signature : bytes
+        16 bytes that tell its rows.
+    stamp : bytes
+        16 bytes that tell the state of the objects that hold them, taken before the first was read.
     """
 
-    source_signature: NDArray[np.uint8]
-    stored_bytes: NDArray[np.int64]
-    squared_error: Float64
-
-    def done(self, index: int, signature: bytes) -> bool:
-        """Say whether a shard was written from rows of this signature."""
-        return (
-            index < len(self.squared_error)
-            and not np.isnan(self.squared_error[index])
-            and self.source_signature[index].tobytes() == signature
-        )
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all records: what follows from the codes follows from this."""
-        sha = hashlib.sha256(self.source_signature.tobytes())
-        sha.update(self.stored_bytes.astype("<i8").tobytes())
-        sha.update(self.squared_error.astype("<f8").tobytes())
-        return sha.hexdigest()
+    signature: bytes
+    stamp: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +94,22 @@ class CodeArray:
     def prepare(self, attributes: dict[str, Any]) -> None:
         """Write the metadata once, before any task writes a shard.
 
-        What is there already stays: shards that are done keep their codes and records.
+        What is there already stays: shards that are done keep their codes and records. Codes of another
+        codebook do not: they would say other vectors.
         """
-        if find_codes(self.path) is None:
+        there = find_codes(self.path)
+        if there is None or self.codebook_digest() != attributes.get("codebook_digest"):
             group = make_group(self.path)
             for name in self._row_arrays():
                 self._make(group, name)
-            count = self.shard_count
-            make_records(group, "shards/source_signature", (count, SIGNATURE_BYTES), "uint8", 0)
-            make_records(group, "shards/stored_bytes", (count,), "int64", 0)
-            make_records(group, "shards/squared_error", (count,), "float64", np.nan)
+            create_records(group, self.shard_count)
             group.attrs.update({**attributes, "shard_rows": self.shard_rows})
             return
         group = open_group(self.path, writable=True)
         if self.masked and "valid" not in group:
             # Shards that were done without a mask held no invalid row, and true is what is not stored.
             self._make(group, "valid")
-        for name in ("source_signature", "stored_bytes", "squared_error"):
-            records = _array(group, f"shards/{name}")
-            if records.shape[0] < self.shard_count:
-                records.resize((self.shard_count, *records.shape[1:]))
+        extend_records(group, self.shard_count)
 
     def _row_arrays(self) -> list[str]:
         optional = [("valid", self.masked), ("sq_error", self.store_error)]
@@ -147,14 +133,14 @@ class CodeArray:
         codes: Codes,
         valid: Mask,
         sq_error: Float64,
-        signature: bytes,
+        origin: Origin,
     ) -> int:
         """Write one whole shard, its record last, and return the bytes that its codes take.
 
         A shard that is written again is first marked not done.
         """
         group = open_group(self.path, writable=True)
-        squared_error = _array(group, "shards/squared_error")
+        squared_error = record_array(group, "squared_error")
         squared_error[shard.index] = np.nan
         rows = slice(shard.start, shard.stop)
         codes_array = with_rows(_array(group, "codes"), self.rows)
@@ -164,69 +150,165 @@ class CodeArray:
         if self.store_error:
             with_rows(_array(group, "sq_error"), self.rows)[rows] = sq_error.astype(np.float32)
         stored_bytes = _stored_bytes(codes_array, shard.index)
-        _array(group, "shards/source_signature")[shard.index] = np.frombuffer(signature, np.uint8)
-        _array(group, "shards/stored_bytes")[shard.index] = stored_bytes
+        for name, value in (
+            ("source_signature", np.frombuffer(origin.signature, np.uint8)),
+            ("source_stamp", np.frombuffer(origin.stamp, np.uint8)),
+            ("stored_bytes", stored_bytes),
+        ):
+            record_array(group, name)[shard.index] = value
         squared_error[shard.index] = float(sq_error.sum())
         return stored_bytes
 
-    def publish_rows(self) -> None:
-        """Store the larger shape, after all new shards are written."""
+    def write_stamp(self, index: int, stamp: bytes) -> None:
+        """Record that the objects behind a shard hold the rows that it was made from, as they are now."""
         group = open_group(self.path, writable=True)
-        for name in self._row_arrays():
+        record_array(group, "source_stamp")[index] = np.frombuffer(stamp, np.uint8)
+
+    def publish_rows(self) -> None:
+        """Store the larger shape, after all new shards are written; that of the codes last."""
+        group = open_group(self.path, writable=True)
+        for name in reversed(self._row_arrays()):
             array = _array(group, name)
             if array.shape[0] < self.rows:
                 array.resize((self.rows, *array.shape[1:]))
 
+    def codebook_digest(self) -> str | None:
+        """Return the digest of the codebook that the codes are of, as it is marked."""
+        found = open_group(self.path).attrs.get("codebook_digest")
+        return None if found is None else str(found)
+
+    def unlike_written(self, attributes: dict[str, Any]) -> str:
+        """Say what in the metadata is not what `prepare` writes for these attributes; empty if all is.
+
+        Zarr takes the metadata at its word: a fill value or an attribute that was damaged gives other codes,
+        or none, without an error.
+        """
+        with found_whole(self.path):
+            stored, wanted = open_group(self.path), make_group(MemoryStore())
+            marked = {**attributes, "shard_rows": self.shard_rows}
+            for name, value in marked.items():
+                if stored.attrs.get(name) != value:
+                    return f"{name} is {stored.attrs.get(name)!r}, {value!r} was written"
+            for name in self._row_arrays():
+                self._make(wanted, name)
+            create_records(wanted, self.shard_count)
+            for name in [*self._row_arrays(), *RECORD_ARRAYS]:
+                found, written = (
+                    _array(group, name).metadata.to_dict() for group in (stored, wanted)
+                )
+                for key in written:
+                    # Records may be there for rows that are not published yet.
+                    if key != "shape" and repr(found.get(key)) != repr(written[key]):
+                        return f"{name}: {key} is {found.get(key)!r}, {written[key]!r} was written"
+        return ""
+
     def records(self) -> Records:
         """Return the records of all shards."""
-        group = open_group(self.path)
-        return Records(
-            np.asarray(_array(group, "shards/source_signature")[...]),
-            np.asarray(_array(group, "shards/stored_bytes")[...]),
-            np.asarray(_array(group, "shards/squared_error")[...]),
-        )
+        with found_whole(f"{self.path}: the records"):
+            return read_records(self.path, open_group(self.path))
+
+    def stored_sizes(self) -> NDArray[np.int64]:
+        """Return the bytes that each shard's codes take now, int64 of shape (shards,); -1 for none."""
+        sizes = [self.stored_size(index) for index in range(self.shard_count)]
+        return np.array(sizes, dtype=np.int64)
+
+    def stored_size(self, index: int) -> int:
+        """Return the bytes that a shard's codes take now; -1 where there are none."""
+        try:
+            return os.stat(_shard_path(self.path, "codes", index)).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return -1
 
     def read(self, shard: Shard) -> tuple[Codes, Mask]:
         """Return the codes of a shard's rows and which of them are valid."""
-        group = open_group(self.path)
-        codes: Codes = np.asarray(_array(group, "codes")[shard.start : shard.stop])
+        with found_whole(f"{self.path}: {_named(shard, self.shard_rows)}"):
+            group = open_group(self.path)
+            codes: Codes = np.asarray(_array(group, "codes")[shard.start : shard.stop])
         return codes, self.read_valid(shard)
 
     def read_valid(self, shard: Shard) -> Mask:
         """Return which of a shard's rows are valid; where they are masked, its codes are not read."""
-        group = open_group(self.path)
-        if "valid" not in group:
-            return np.ones(shard.rows, dtype=bool)
-        return np.asarray(_array(group, "valid")[shard.start : shard.stop])
+        with found_whole(f"{self.path}: {_named(shard, self.shard_rows)}"):
+            group = open_group(self.path)
+            if "valid" not in group:
+                return np.ones(shard.rows, dtype=bool)
+            return np.asarray(_array(group, "valid")[shard.start : shard.stop])
+
+    def read_errors(self, shard: Shard) -> Float64 | None:
+        """Return the squared errors of a shard's rows, where they are kept."""
+        if not self.store_error:
+            return None
+        with found_whole(f"{self.path}: sq_error of rows {shard.start:,} to {shard.stop:,}"):
+            group = open_group(self.path)
+            return np.asarray(_array(group, "sq_error")[shard.start : shard.stop], np.float64)
+
+    def has_shard(self, name: str, index: int) -> bool:
+        """Say whether a shard of ``codes``, ``valid`` or ``sq_error`` is stored."""
+        return os.path.exists(_shard_path(self.path, name, index))
+
+    def forget(self, indexes: Iterable[int]) -> None:
+        """Set shards pending: their codes stay, but no record says that they are there."""
+        with found_whole(f"{self.path}: the records"):
+            squared_error = record_array(open_group(self.path, writable=True), "squared_error")
+            for index in indexes:
+                squared_error[index] = np.nan
 
     def write_use(self, counts: NDArray[np.int64]) -> None:
         """Keep how many rows use each codeword, int64 of shape (columns, k), beside the codes."""
         write_array(open_group(self.path, writable=True), "code_counts", counts)
 
+    def has_use(self) -> bool:
+        """Say whether `write_use` kept anything."""
+        return os.path.exists(os.path.join(self.path, "code_counts", "zarr.json"))
+
     def read_use(self) -> NDArray[np.int64]:
         """Return what `write_use` kept."""
-        return np.asarray(_array(open_group(self.path), "code_counts")[...])
+        with found_whole(f"{self.path}: code_counts"):
+            return np.asarray(_array(open_group(self.path), "code_counts")[...])
 
 
 def find_codes(path: str) -> CodeArray | None:
-    """Return the description of the ``codes.zarr`` at a path, or None if there is none."""
-    try:
-        group = open_group(path)
-    except FileNotFoundError:
-        return None
-    facts: Any = dict(group.attrs)
-    if "shard_rows" not in facts:
-        return None
-    codes = _array(group, "codes")
-    return CodeArray(
-        path,
-        rows=codes.shape[0],
-        columns=codes.shape[1],
-        dtype=codes.dtype.name,
-        shard_rows=facts["shard_rows"],
-        masked="valid" in group,
-        store_error="sq_error" in group,
-    )
+    """Return the description of the ``codes.zarr`` at a path, or None if there is none.
+
+    Raises
+    ------
+    DamagedError
+        If its metadata cannot be read.
+    """
+    with found_whole(path):
+        try:
+            group = open_group(path)
+        except FileNotFoundError:
+            return None
+        facts: Any = dict(group.attrs)
+        if "shard_rows" not in facts:
+            return None
+        codes = _array(group, "codes")
+        return CodeArray(
+            path,
+            rows=codes.shape[0],
+            columns=codes.shape[1],
+            dtype=codes.dtype.name,
+            shard_rows=_shard_rows(facts["shard_rows"], codes),
+            masked="valid" in group,
+            store_error="sq_error" in group,
+        )
+
+
+def _shard_rows(said: object, codes: zarr.Array[Any]) -> int:
+    stored = (codes.shards or codes.chunks)[0]
+    if said != stored:
+        raise ValueError(f"shard_rows is said to be {said} and the codes have {stored}")
+    return int(stored)
+
+
+def _shard_path(path: str, name: str, index: int) -> str:
+    return f"{path}/{name}/c/{index}" + ("/0" if name == "codes" else "")
+
+
+def _named(shard: Shard, shard_rows: int) -> str:
+    rows = f"rows {shard.start:,} to {shard.stop:,}"
+    return f"shard {shard.start // shard_rows} (of {rows}, which are read)"
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

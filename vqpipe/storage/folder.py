@@ -14,7 +14,8 @@ from typing import Any
 
 from vqpipe.errors import OutputError
 
-_PARTIAL = ".partial"
+# Of files that are being written, here and by Zarr.
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,7 @@ class Folder:
             value = json.loads(self.read_bytes(name))
         except ValueError as error:
             raise OutputError(
-                f"{self.file(name)}: is not JSON ({error}), so what was done here is not known; restore the "
-                "file, or remove the folder that it is in"
+                f"{self.file(name)}: is not JSON ({error}), so what was done here is not known"
             ) from error
         if not isinstance(value, dict):
             raise OutputError(f"{self.file(name)}: holds no JSON object; restore the file")
@@ -109,7 +109,7 @@ class Folder:
 
         The bytes are on the disk before the name is: a crash leaves the old file or the new one.
         """
-        partial = self.file(f"{name}.{os.getpid()}{_PARTIAL}")
+        partial = self.file(f"{name}.{os.getpid()}{PARTIAL}")
         try:
             yield partial
             with open(partial, "rb") as written:

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float32, Int64
 from vqpipe.shards import ceil_div
-from vqpipe.storage.arrays import CHUNK_BYTES, SHARD_BYTES, make_floats, make_group, open_group
+from vqpipe.storage.arrays import (
+    CHUNK_BYTES,
+    SHARD_BYTES,
+    found_whole,
+    make_floats,
+    make_group,
+    open_group,
+)
 
 SetName = Literal["train", "heldout", "database"]
 SETS: tuple[SetName, ...] = ("train", "heldout", "database")
@@ -59,8 +66,34 @@ class Sample:
 
     def row_numbers(self, name: SetName, start: int = 0, stop: int | None = None) -> Int64:
         """Return the row numbers in the source of rows ``start:stop`` of a set."""
-        numbers: Int64 = np.asarray(_open(self.path, f"{name}_rows")[start:stop])
-        return numbers
+        with found_whole(f"{self.path}/{name}_rows"):
+            numbers: Int64 = np.asarray(_open(self.path, f"{name}_rows")[start:stop])
+            return numbers
+
+    def read_stored(self, name: SetName, start: int, stop: int) -> Int64:
+        """Read rows ``start:stop`` of a set as they are stored now, past what is kept in memory.
+
+        Returns
+        -------
+        int64 array of shape (stop - start,)
+            Their row numbers in the source.
+
+        Raises
+        ------
+        DamagedError
+        """
+        with found_whole(f"{self.path}/{name}: rows {start:,} to {stop:,}"):
+            group = open_group(self.path)
+            rows: Any = group[name]
+            step = int(rows.chunks[0])
+            for first in range(start, stop, step):
+                rows[first : min(first + step, stop)]
+            return np.asarray(group[f"{name}_rows"][start:stop])  # type: ignore[index]
+
+    def shard_rows(self, name: SetName) -> int:
+        """Return the rows of a set that are stored together."""
+        array = _open(self.path, name)
+        return int((array.shards or array.chunks)[0])
 
     def pieces(self, name: SetName, piece_rows: int) -> Iterator[NDArray[Any]]:
         """Yield a set's rows in order."""
@@ -74,17 +107,19 @@ class Sample:
 def _chunk(path: str, mean: tuple[float, ...], name: str, index: int) -> NDArray[Any]:
     array = _open(path, name)
     rows = array.chunks[0]
-    values: NDArray[Any] = np.asarray(array[index * rows : (index + 1) * rows])
+    with found_whole(f"{path}/{name}: rows {index * rows:,} to {(index + 1) * rows:,}"):
+        values: NDArray[Any] = np.asarray(array[index * rows : (index + 1) * rows])
     values.flags.writeable = False
     return values
 
 
 @lru_cache(maxsize=16)
 def _open(path: str, name: str) -> zarr.Array[Any]:
-    array = open_group(path)[name]
-    if not isinstance(array, zarr.Array):
-        raise KeyError(name)
-    return array
+    with found_whole(f"{path}/{name}"):
+        array = open_group(path)[name]
+        if not isinstance(array, zarr.Array):
+            raise KeyError(name)
+        return array
 
 
 def target_shard_rows(rows: int, row_bytes: int) -> tuple[int, int]:
@@ -130,11 +165,19 @@ def finish_sample(path: str, rows: dict[SetName, int], invalid_rows: int, mean: 
 
 
 def find_sample(path: str) -> Sample | None:
-    """Return the finished sample at a path, or None."""
-    try:
-        facts: Any = dict(open_group(path).attrs)
-    except FileNotFoundError:
-        return None
-    if not facts.get("complete"):
-        return None
-    return Sample(path, facts["rows"], facts["invalid_rows"], tuple(facts["mean"]))
+    """Return the finished sample at a path, or None.
+
+    Raises
+    ------
+    DamagedError
+        If its metadata cannot be read.
+    """
+    with found_whole(path):
+        try:
+            facts: Any = dict(open_group(path).attrs)
+        except FileNotFoundError:
+            return None
+        if not facts.get("complete"):
+            return None
+        rows = {name: int(facts["rows"][name]) for name in SETS}
+        return Sample(path, rows, int(facts["invalid_rows"]), tuple(map(float, facts["mean"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from vqpipe.rows import prepare_rows, why_invalid
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codebook_file import cached_quantizer
-from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.codes import CodeArray, Origin
 
 # Rows are encoded in windows of about this many bytes of float32.
 WINDOW_BYTES = 8 << 20
@@ -69,13 +70,14 @@ def encode_shard(shard: Shard, job: EncodeJob) -> Encoded:
     """
     began = time.perf_counter()
     # Taken before the first read: a source that changes meanwhile leaves a record that no longer fits.
-    signature = job.source.signature(shard.start, shard.stop)
+    stamp = job.source.stamp(shard.start, shard.stop)
+    hasher = hashlib.sha256() if job.source.shares_objects(shard.start, shard.stop) else None
     quantizer = cached_quantizer(job.codebook, job.digest)
     codes = np.zeros((shard.rows, job.codes.columns), dtype=job.codes.dtype)
     valid = np.ones(shard.rows, dtype=bool)
     errors = np.zeros(shard.rows)
     start = 0
-    for window in _windows(job.source, shard, quantizer.route.block_rows):
+    for window in _windows(job.source, shard, quantizer.route.block_rows, hasher):
         rows, usable = prepare_rows(window, quantizer.codebook.metric)
         here = slice(start, start + len(rows))
         centred = quantizer.centre(rows)
@@ -90,7 +92,8 @@ def encode_shard(shard: Shard, job: EncodeJob) -> Encoded:
             raise _invalid(job.source, quantizer.codebook.metric, shard, np.flatnonzero(~valid))
         codes[~valid] = 0
         errors[~valid] = 0.0
-    stored = job.codes.write(shard, codes, valid, errors, signature)
+    signature = stamp if hasher is None else hasher.digest()[: len(stamp)]
+    stored = job.codes.write(shard, codes, valid, errors, Origin(signature, stamp))
     seconds = time.perf_counter() - began
     return Encoded(shard.rows, masked_rows, float(errors.sum()), stored, seconds)
 
@@ -100,16 +103,21 @@ def window_rows(dim: int, block_rows: int) -> int:
     return max(1, WINDOW_BYTES // (4 * dim) // block_rows) * block_rows
 
 
-def _windows(source: VectorArray, shard: Shard, block_rows: int) -> Iterator[NDArray[Any]]:
+def _windows(
+    source: VectorArray, shard: Shard, block_rows: int, hasher: Any
+) -> Iterator[NDArray[Any]]:
     """Yield a shard's rows in windows of whole blocks, whatever the chunks of the source.
 
     Blocks are counted from the shard's first row, so that a row's code does not depend on how the source
-    happens to be chunked.
+    happens to be chunked. What is read is hashed as it is read, where there is a hasher: that is the
+    rows' signature.
     """
     size = window_rows(source.dim, block_rows)
     kept: list[NDArray[Any]] = []
     held = 0
     for piece in source.pieces(shard.start, shard.stop, size):
+        if hasher is not None:
+            hasher.update(piece.data)
         kept.append(piece)
         held += len(piece)
         if held < size:

@@ -86,6 +86,8 @@ class SearchJob:
     codes : CodeArray
     codebook : str
     digest : str
+    news : tuple of Shard
+        Stretches of rows, each within a shard, whose codes are counted by themselves as well.
     """
 
     queries: Queries
@@ -95,6 +97,7 @@ class SearchJob:
     codes: CodeArray
     codebook: str
     digest: str
+    news: tuple[Shard, ...] = ()
 
     def numbers(self) -> Int64 | None:
         """Return the row numbers that are searched, in order, queries left out; None for all rows."""
@@ -127,11 +130,15 @@ class CodeSearch:
     use: CodeUse
     nearest: Neighbours
     valid_rows: int
+    new_use: CodeUse
 
     def __add__(self, other: CodeSearch) -> CodeSearch:
         """Return the same for the rows of both."""
         return CodeSearch(
-            self.use + other.use, self.nearest + other.nearest, self.valid_rows + other.valid_rows
+            self.use + other.use,
+            self.nearest + other.nearest,
+            self.valid_rows + other.valid_rows,
+            self.new_use + other.new_use,
         )
 
 
@@ -166,12 +173,20 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
         search = Search(quantizer.centre(job.queries.read(codebook)), job.places)
     searched = job.numbers() if search else None
     use = CodeUse(np.zeros((codebook.columns, codebook.k), dtype=np.int64))
+    # Nothing to send home and add up where nothing is new.
+    new_use = CodeUse(np.zeros_like(use.counts) if job.news else use.counts[:0])
+    news = {shard.index: shard for shard in job.news}
     valid_rows = 0
     for start in range(stretch.start, stretch.stop, job.codes.shard_rows):
-        shard = Shard(0, start, min(start + job.codes.shard_rows, stretch.stop))
+        shard = Shard(
+            start // job.codes.shard_rows, start, min(start + job.codes.shard_rows, stretch.stop)
+        )
         codes, valid = job.codes.read(shard)
         use += count_codes(codes, valid, codebook.k)
         valid_rows += int(valid.sum())
+        if shard.index in news:
+            new = slice(news[shard.index].start - shard.start, news[shard.index].stop - shard.start)
+            new_use += count_codes(codes[new], valid[new], codebook.k)
         if search is not None:
             if searched is None:
                 numbers = shard.start + np.flatnonzero(valid)
@@ -182,4 +197,4 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
                 some = numbers[first : first + DECODED_ROWS]
                 search.add(codebook.decode_placed(codes[some - shard.start]), some)
     nearest = Neighbours.none(0, 0) if search is None else search.result()
-    return CodeSearch(use, nearest, valid_rows)
+    return CodeSearch(use, nearest, valid_rows, new_use)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -52,12 +54,28 @@ class ExportJob:
     masked_rows: int
 
 
-def export_file(file: ExportFile, job: ExportJob) -> int:
-    """Write one exported file whole and return its rows: masked ones are left out of an index."""
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: its rows (masked ones are left out of an index), its size and its SHA-256."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def export_file(file: ExportFile, job: ExportJob) -> Exported:
+    """Write one exported file whole."""
     with Folder(job.generation).writing(file.name) as path:
-        return (
+        rows = (
             _write_npy(path, file, job) if file.format == "npy" else _write_faiss(path, file, job)
         )
+        return Exported(rows, os.path.getsize(path), hash_file(path))
+
+
+def hash_file(path: str) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_faiss(path: str, file: ExportFile, job: ExportJob) -> int:
