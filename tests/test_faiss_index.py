@@ -247,7 +247,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     r"PCAMatrix \(8 to 8 dims": lambda: trained(
         faiss.IndexPreTransform(faiss.PCAMatrix(8, 8, -0.5), faiss.IndexPQ(8, 2, 4))
     ),
-    r"LinearTransform \(8 to 8 dims": lambda: trained("RR8,RR8,PQ2x4np"),
+    r"RandomRotationMatrix \(8 to 8 dims": lambda: trained("RR8,RR8,PQ2x4np"),
     "IndexIVFPQ": lambda: trained("IVF4,PQ2x4np"),
     "IndexScalarQuantizer": lambda: trained("SQ8"),
     "not trained": lambda: faiss.IndexPQ(8, 2, 4),
