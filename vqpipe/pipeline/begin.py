@@ -31,7 +31,6 @@ from vqpipe.runner import Runner
 from vqpipe.sources import VectorArray, open_source
 from vqpipe.storage.codebook_file import read_codebook, write_codebook
 from vqpipe.storage.folder import Folder
-from vqpipe.tasks.calibrate import CalibrateJob, calibrate
 
 # Stages that a generation is made of: forcing one of them starts the next generation.
 GENERATION_STAGES = ("ingest", "sample", "train", "encode")
@@ -244,12 +243,10 @@ def establish(run: Run) -> None:
         return
     run.generation.folder.create()
     earlier = find_same_codebook(run)
-    if earlier is None:
-        job = CalibrateJob(run.spec, run.source.dim)
-        route = next(iter(run.runner.map(calibrate, [None], job))).value()
-    else:
+    route = choose_route(run.spec, run.source.dim)
+    if earlier is not None:
         file = read_codebook(earlier.codebook_path)
-        route = earlier.route or choose_route(run.spec, run.source.dim)
+        route = earlier.route or route
         quantizer = replace(file.quantizer, route=route)
         write_codebook(run.generation.codebook_path, quantizer, file.history)
         run.generation.facts["stages"]["train"] = {

@@ -27,6 +27,7 @@ from vqpipe.storage.arrays import (
 )
 from vqpipe.storage.records import (
     RECORD_ARRAYS,
+    Origin,
     Records,
     create_records,
     extend_records,
@@ -36,22 +37,6 @@ from vqpipe.storage.records import (
 
 # Rows that decode together: a reader of few rows decodes no more than this.
 CHUNK_ROWS = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a shard is made from.
-
-    Attributes
-    ----------
-    signature : bytes
-        16 bytes that tell its rows.
-    stamp : bytes
-        16 bytes that tell the state of the objects that hold them, taken before the first was read.
-    """
-
-    signature: bytes
-    stamp: bytes
 
 
 @dataclass(frozen=True, slots=True)

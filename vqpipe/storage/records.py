@@ -34,6 +34,22 @@ _ARRAYS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
 RECORD_ARRAYS = tuple(f"shards/{name}" for name, *_ in _ARRAYS)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a shard is made from.
+
+    Attributes
+    ----------
+    signature : bytes
+        16 bytes that tell its rows.
+    stamp : bytes
+        16 bytes that tell the state of the objects that hold them, taken before the first was read.
+    """
+
+    signature: bytes
+    stamp: bytes
+
+
 @dataclass(frozen=True, eq=False)
 class Records:
     """What is known of every shard.
