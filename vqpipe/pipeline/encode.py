@@ -85,7 +85,7 @@ def execute(run: Run) -> str:
         raise _failure(failed, codes.shard_count)
     codes.publish_rows()
     run.rows_done["encode"] = sum(part.rows for part in encoded)
-    run.task_seconds["encode"] = [part.seconds for part in encoded]
+    run.task_seconds["encode"] = [(part.seconds, part.cpu_seconds) for part in encoded]
     run.generation.mark_done("encode", run.encode_fingerprint, rows=run.source.rows)
     run.generation.facts["latest"] = {"rows": run.source.rows, "files": run.source.files()}
     run.generation.save()

@@ -97,7 +97,8 @@ def _work(run: Run) -> dict[str, dict[str, float]]:
             work[name]["rows"] = run.rows_done[name]
         if name in run.task_seconds:
             tasks = run.task_seconds[name]
-            work[name] |= {"tasks": len(tasks), "task_seconds": sum(tasks)}
+            clock, cpu = (sum(part) for part in zip(*tasks, strict=True)) if tasks else (0.0, 0.0)
+            work[name] |= {"tasks": len(tasks), "task_seconds": clock, "task_cpu_seconds": cpu}
     return work
 
 

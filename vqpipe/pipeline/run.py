@@ -124,7 +124,7 @@ class Run:
         What each stage took, as far as this run has come.
     rows_done : dict of str to int
         Rows that a stage went through, for the next plan's rates.
-    task_seconds : dict of str to list of float
+    task_seconds : dict of str to list of (float, float)
         What each task of a stage took on its worker, where tasks tell.
     """
 
@@ -141,7 +141,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
-    task_seconds: dict[str, list[float]] = field(default_factory=dict)
+    task_seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     _records: Records | None = field(default=None, repr=False)
 
     def warn(self, message: str) -> None:
