@@ -23,6 +23,7 @@ LAYERS = (
         "vqpipe.memory",
         "vqpipe.permutation",
         "vqpipe.progress",
+        "vqpipe.retries",
         "vqpipe.rows",
         "vqpipe.runner",
         "vqpipe.shards",
@@ -41,7 +42,13 @@ LAYERS = (
 
 # Where a layer alone would allow too much: all of our own modules that these may import.
 ONLY = {
-    "vqpipe.engines": ("vqpipe.engines", "vqpipe.runner", "vqpipe.config", "vqpipe.errors"),
+    "vqpipe.engines": (
+        "vqpipe.engines",
+        "vqpipe.runner",
+        "vqpipe.config",
+        "vqpipe.errors",
+        "vqpipe.retries",
+    ),
     "vqpipe.kmeans": (
         "vqpipe.kmeans",
         "vqpipe.codebook",
@@ -71,7 +78,12 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "bokeh": ("vqpipe.report",),
     # Nothing of ours imports dask itself: distributed does.
     "dask": (),
-    "distributed": ("vqpipe.engines.dask", "vqpipe.engines.sender", "vqpipe.engines.cluster"),
+    "distributed": (
+        "vqpipe.engines.dask",
+        "vqpipe.engines.sender",
+        "vqpipe.engines.cluster",
+        "vqpipe.engines.memory_events",
+    ),
     "faiss": ("vqpipe.quantizer",),
     "google_crc32c": ("vqpipe.storage.records",),
     "jinja2": ("vqpipe.report",),
@@ -81,6 +93,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("vqpipe.config", "vqpipe.config_file"),
     "pydantic_core": ("vqpipe.config_file",),
     "rich": ("vqpipe.cli",),
+    "tenacity": ("vqpipe.retries",),
     "threadpoolctl": ("vqpipe.engines.single_thread",),
     "typer": ("vqpipe.cli",),
     # Config in; starter config and the report's copy of the config out.
