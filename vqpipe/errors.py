@@ -11,6 +11,8 @@
     │   ├── OutputError         the output folder: in the way, write-protected, of another source
     │   └── LimitError          memory or disk that the plan would exceed
     ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
+    ├── LeaseError              exit status 1: another run works in the output, or has taken it over
+    ├── WorkerError             exit status 1: a task ends whatever worker runs it
     └── StageError              exit status 1: a stage failed; the output is a valid resume point
 """
 
@@ -79,6 +81,14 @@ class LimitError(InputError):
 
 class DamagedError(VqpipeError):
     """Something in the output is not what was written: it is named and never used."""
+
+
+class LeaseError(VqpipeError):
+    """The output is another run's: this one may not write there."""
+
+
+class WorkerError(VqpipeError):
+    """A task ends the worker that runs it: for want of memory, or by a crash."""
 
 
 class StageError(VqpipeError):

@@ -123,7 +123,8 @@ def prune(
 ) -> None:
     """Remove generations beyond keep_generations and what killed runs left; without --yes only say what would go.
 
-    Never the current generation, nor the one that the last run worked on; refused while a run works in the output.
+    Never the current generation, nor the one that the last run worked on. With --yes it is refused while a run works
+    in the output.
     """
     _call("prune", output=output, yes=yes, as_json=as_json)
 

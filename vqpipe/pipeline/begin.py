@@ -20,10 +20,12 @@ from vqpipe.pipeline.generation import (
     list_generations,
     next_generation,
     say_changes,
+    state_of,
 )
 from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
-from vqpipe.pipeline.run import Run, sample_settings
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.sizes import sample_settings
 from vqpipe.pipeline.train import find_same_codebook
 from vqpipe.progress import Progress
 from vqpipe.quantizer import Quantizer, choose_route
@@ -55,6 +57,7 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     output = Folder(config.output)
     _check_output(output)
     generations = list_generations(output)
+    begun_from = state_of(generations)
     known = generations[0].known_files if generations and force != "ingest" else ()
     source = open_source(
         config.source.uri, config.source.format, config.source.key, config.source.rows, known
@@ -68,6 +71,7 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     generation, news = _choose(config, source, spec, given, generations, force, output)
     redo = frozenset(STAGES[STAGES.index(force) :]) if force else frozenset()
     run = Run(config, source, output, generation, spec, given, runner, progress, redo, news)
+    run.begun_from = begun_from
     check_files(run)
     check_limits(run)
     return run
@@ -267,5 +271,6 @@ def _fix_order(run: Run) -> None:
     both = [run.generation] if newest.name == run.generation.name else [run.generation, newest]
     for generation in both:
         if generation.known_files != files:
+            generation.guard = run.may_write
             generation.facts["known_files"] = files
             generation.save()

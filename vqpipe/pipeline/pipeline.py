@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError
 from vqpipe.pipeline import encode, evaluate, export, ingest, report, sample, train
 from vqpipe.pipeline.begin import begin_run, establish
-from vqpipe.pipeline.generation import current_name, set_current
+from vqpipe.pipeline.generation import current_name, list_generations, set_current, state_of
+from vqpipe.pipeline.leftovers import sweep, was_cut_short
 from vqpipe.pipeline.record import StageReport, begin_record, end_record
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
+from vqpipe.storage.lease import PATIENCE, Lease, Patience, take_lease
 
 ROUTE: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -27,6 +29,9 @@ ROUTE: tuple[Stage, ...] = (
     export.STAGE,
     report.STAGE,
 )
+
+# How a stage is run: the run, the stage, and the last stage that is to run.
+Call = Callable[[Run, Stage, str | None], StageReport]
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +63,8 @@ def run_pipeline(
     *,
     until: str | None = None,
     force: str | None = None,
-    call: Callable[[Run, Stage, str | None], StageReport] | None = None,
+    call: Call | None = None,
+    patience: Patience = PATIENCE,
 ) -> dict[str, Any]:
     """Run the stages that must run and return the summary.
 
@@ -73,9 +79,13 @@ def run_pipeline(
         A stage to take as never done.
     call : callable, optional
         How a stage is run, `run_stage` unless an orchestrator wraps it.
+    patience : Patience
+        How long another run's lease on the output is watched.
 
     Raises
     ------
+    LeaseError
+        If another run works in the output, or has taken it over.
     InputError
         For whatever of the user's input is wrong.
     StageError
@@ -83,14 +93,35 @@ def run_pipeline(
     """
     check_stage_names(until, force)
     run = begin_run(config, runner, progress, force)
+    with _taken_lease(run, patience) as lease:
+        if state_of(list_generations(run.output)) != run.begun_from:
+            # Another run worked here in between.
+            run = begin_run(config, runner, progress, force)
+        run.hold(lease)
+        return _run_stages(run, stages_until(until), until, call or run_stage)
+
+
+def _taken_lease(run: Run, patience: Patience) -> Lease:
+    """Take the lease on the output, which nothing has written to yet."""
+    try:
+        run.output.create()
+        return take_lease(run.output, run.warn, patience)
+    except OSError as error:
+        raise _wrapped(run, "begin", error) from error
+
+
+def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call) -> dict[str, Any]:
     reports: list[StageReport] = []
     try:
         _begin_output(run)
-        for stage in stages_until(until):
-            reports.append((call or run_stage)(run, stage, until))  # noqa: PERF401
+        for stage in stages:
+            reports.append(call(run, stage, until))  # noqa: PERF401
+        if run.seconds:
+            # Workers may have been killed though the run went on.
+            sweep(run)
         return end_record(run, "done", reports)
     except VqpipeError as error:
-        failed = stages_until(until)[len(reports)].name
+        failed = stages[min(len(reports), len(stages) - 1)].name
         reports.append(StageReport(failed, "failed", str(error), 0.0))
         error.summary = end_record(run, "failed", reports, error)
         raise
@@ -102,6 +133,8 @@ def run_pipeline(
 def _begin_output(run: Run) -> None:
     """Write down that a run has begun, before its first stage."""
     try:
+        if was_cut_short(run.output):
+            sweep(run)
         establish(run)
         begin_record(run)
     except OSError as error:
@@ -120,17 +153,7 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     """
     began = time.perf_counter()
     try:
-        need = stage.need(run)
-        if need.state == "done":
-            for message in run.generation.stage(stage.name).get("warnings", ()):
-                run.warn(message)
-            report = StageReport(stage.name, "skipped", need.reason, 0.0)
-        else:
-            _log.info("%s: %s", stage.name, need.reason)
-            done = stage.execute(run)
-            seconds = time.perf_counter() - began
-            run.seconds[stage.name] = seconds
-            report = StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
+        report = _run_if_needed(run, stage, began)
         if stage.remind is not None:
             stage.remind(run)
         if stage.name == "export" and until is None:
@@ -143,6 +166,20 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
         raise _wrapped(run, stage.name, error) from error
     run.progress.finish(stage.name, report.status, report.reason, report.seconds)
     return report
+
+
+def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
+    need = stage.need(run)
+    if need.state == "done":
+        for message in run.generation.stage(stage.name).get("warnings", ()):
+            run.warn(message)
+        return StageReport(stage.name, "skipped", need.reason, 0.0)
+    _log.info("%s: %s", stage.name, need.reason)
+    run.may_write()
+    done = stage.execute(run)
+    seconds = time.perf_counter() - began
+    run.seconds[stage.name] = seconds
+    return StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
 
 
 def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:
@@ -161,4 +198,5 @@ def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:
 def publish(run: Run) -> None:
     """Point readers at the generation, now that it is complete."""
     if current_name(run.output) != run.generation.name:
+        run.may_write()
         set_current(run.output, run.generation.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -81,6 +82,47 @@ class Folder:
         with self.writing(name) as path:
             Path(path).write_bytes(data)
 
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Write a file, whole, unless there is one; say whether it was written. One of many callers wins."""
+        return self._exchange(name, None, data)
+
+    def replace_bytes(self, name: str, data: bytes, expected: bytes) -> bool:
+        """Write a file, whole, if it holds what is expected; say whether it was written. One of many callers wins."""
+        return self._exchange(name, expected, data)
+
+    def remove_bytes(self, name: str, expected: bytes) -> bool:
+        """Remove a file if it holds what is expected; say whether it was removed."""
+        return self._exchange(name, expected, None)
+
+    def _exchange(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
+        with self._locked(f".{name}.lock"):
+            found = self.read_bytes(name) if self.has(name) else None
+            if found != expected:
+                return False
+            if data is None:
+                self.remove(name)
+            else:
+                self.write_bytes(name, data)
+            return True
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Keep others out, of all processes on all hosts, for as long as a process lives."""
+        path = self.file(name)
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Whoever had it before has removed it: then it locks nobody out.
+                if _is_file(path, lock):
+                    try:
+                        yield
+                    finally:
+                        os.remove(path)
+                    return
+            finally:
+                os.close(lock)
+
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a file's JSON object.
 
@@ -145,3 +187,11 @@ class Folder:
             os.path.join(root, name) for root, _, names in os.walk(self.path) for name in names
         )
         return sum(os.path.getsize(path) for path in found)
+
+
+def _is_file(path: str, handle: int) -> bool:
+    """Say whether a path still names the file that a handle is of."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
