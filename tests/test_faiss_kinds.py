@@ -9,7 +9,8 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from test_kinds import ROUTE, longhand_decode, residual, rotated
+from oracles import longhand_decode
+from test_kinds import ROUTE, residual, rotated
 
 from vqpipe.codebook import Codebook
 from vqpipe.quantizer import Quantizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import faiss
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import longhand_beam, longhand_decode, longhand_encode
 
 import vqpipe.quantizer.beam as beam
 from vqpipe.codebook import SURPLUS, Codebook, CodebookSpec
 from vqpipe.errors import CodebookError
 from vqpipe.kmeans.rotation import nearest_rotation, principal_rotation
-from vqpipe.quantizer import Quantizer, Route
-from vqpipe.quantizer.beam import BEAM, block_rows, make_beam_search
+from vqpipe.quantizer import Quantizer, Route, choose_route
+from vqpipe.quantizer.beam import block_rows, make_beam_search
 
 ROUTE = Route("product", 256)
 
@@ -49,31 +51,44 @@ def residual(stages: int, k: int, dim: int, place: float = 0.0, seed: int = 0) -
     return Codebook("RQ", "l2", offset, centroids.astype(np.float32))
 
 
-def longhand_decode(codebook: Codebook, codes: np.ndarray) -> np.ndarray:
-    """Return what codes stand for in float64, by the docstring's formula."""
-    total = np.zeros((len(codes), codebook.dim))
-    width = codebook.dim // codebook.m
-    for column in range(codebook.columns):
-        stage, part = divmod(column, codebook.m)
-        here = slice(part * width, (part + 1) * width)
-        total[:, here] += codebook.centroids[stage, part, codes[:, column].astype(int)]
-    if codebook.rotation is None:
-        return total
-    rotation, offset = codebook.rotation.astype(np.float64), codebook.offset.astype(np.float64)
-    return (total - rotation @ offset) @ rotation + offset
+def columns(kind: str, m: int, k: int, width: int, place: float, seed: int) -> Codebook:
+    """Return a random KM or PQ codebook of data around ``place``."""
+    rng = np.random.default_rng(seed)
+    offset = (place * rng.choice([-1.0, 1.0], m * width)).astype(np.float32)
+    centroids = rng.standard_normal((1, m, k, width)) + offset.reshape(m, 1, width)
+    return Codebook(kind, "l2", offset, centroids.astype(np.float32))  # type: ignore[arg-type]
 
 
-def longhand_beam(row: np.ndarray, centroids: np.ndarray) -> list[int]:
-    """Return one row's labels by a beam search written out, in float64."""
-    kept: list[tuple[float, list[int], np.ndarray]] = [(0.0, [], row)]
-    for codewords in centroids:
-        found = [
-            (float(((left - codeword) ** 2).sum()), [*labels, label], left - codeword)
-            for _, labels, left in kept
-            for label, codeword in enumerate(codewords)
-        ]
-        kept = sorted(found, key=lambda one: one[0])[:BEAM]
-    return kept[0][1]
+def some(kind: str, place: float, seed: int) -> Codebook:
+    """Return a random codebook of a kind; its sizes go by the seed."""
+    k = (5, 16, 40, 256, 300)[seed % 5]
+    if kind == "OPQ":
+        return rotated(3, k, 4, place, seed)
+    if kind == "RQ":
+        return residual(3, min(k, 40), 9, place, seed)
+    return columns(kind, 1 if kind == "KM" else 4, k, 3 + seed % 4, place, seed)
+
+
+@pytest.mark.parametrize("place", [0.0, 1000.0])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("kind", ["KM", "PQ", "OPQ", "RQ"])
+def test_every_kind_encodes_and_decodes_as_written_out_in_float64(
+    kind: str, metric: Any, place: float
+) -> None:
+    for seed in range(5):
+        found = some(kind, 0.0 if metric == "cosine" else place, seed)
+        codebook = replace(found, metric=metric)
+        rng = np.random.default_rng(seed + 100)
+        rows = (codebook.offset + rng.standard_normal((60, codebook.dim))).astype(np.float32)
+        if metric == "cosine":
+            rows *= np.float32(1 + place)
+        codes = Quantizer(codebook, choose_route(codebook.spec, codebook.dim)).encode(rows)
+        wanted = longhand_encode(codebook, rows)
+        # Float ties, and what follows from one in a beam.
+        assert (codes != wanted).any(axis=1).sum() <= 1
+        decoded, exact = codebook.decode(codes), longhand_decode(codebook, codes)
+        size = np.linalg.norm(exact, axis=1, keepdims=True)
+        assert (np.abs(decoded - exact) <= 1e-5 * size).all()
 
 
 @pytest.mark.parametrize("lookup", [True, False])

@@ -125,6 +125,10 @@ BAD_V3: dict[str, tuple[str, dict[str, Any]]] = {
     "bare name": ("numcodecs.pickle", {"codecs": ["bytes", "numcodecs.pickle"]}),
     "inner codec": ("mine", {"codecs": sharded_with(codecs=[{"name": "mine"}])}),
     "index codec": ("mine", {"codecs": sharded_with(index_codecs=[{"name": "mine"}])}),
+    "chunks of one row": (
+        str(2**40),
+        {**grid(2**40, 2), "codecs": sharded_with(chunk_shape=[1, 2])},
+    ),
     "inner chunk": ("chunk_shape", {"codecs": sharded_with(chunk_shape=[0, 2])}),
     "another id": (
         "pickle",

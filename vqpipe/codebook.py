@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -104,6 +104,11 @@ def code_dtype(k: int) -> str:
     return str(np.min_scalar_type(k - 1))
 
 
+def are_usable(values: Float32) -> bool:
+    """Say whether all values are numbers, and small enough that distances to them do not overflow."""
+    return bool((np.abs(values) <= SURPLUS).all())
+
+
 @dataclass(frozen=True, eq=False)
 class Codebook:
     """Centroids and what must be done to a row before it is compared with them.
@@ -136,7 +141,12 @@ class Codebook:
     rotation: Float32 | None = None
 
     def __post_init__(self) -> None:
-        if self.centroids.ndim != 4 or self.centroids.dtype != np.float32:
+        if self.kind not in get_args(Kind) or self.metric not in get_args(Metric):
+            raise CodebookError(
+                f"codebook of kind {self.kind!r} and metric {self.metric!r}: there is none"
+            )
+        shape = self.centroids.shape
+        if len(shape) != 4 or 0 in shape or self.centroids.dtype != np.float32:
             raise CodebookError(
                 f"centroids of shape {self.centroids.shape} and dtype {self.centroids.dtype}: "
                 "a codebook holds float32 centroids of shape (stages, m, k, dim / m)"

@@ -17,7 +17,6 @@ from vqpipe.config import SYNTHETIC_SCHEME, Config
 from vqpipe.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-
 # Values that name a place: relative ones are taken from where they are written down.
 _PATHS = (
     ("source", "uri"),
@@ -28,6 +27,12 @@ _PATHS = (
     ("evaluate", "truth", "uri"),
 )
 
+# Aliases make a few lines stand for billions of values. No config has so many, lists of files included.
+_MOST_VALUES = 100_000
+
+_MOST_NESTED = 50
+# More of a wrong value is not shown.
+_SHOWN_LETTERS = 200
 
 # `<<` takes another mapping's keys over; it is no key of its own.
 _MERGE_TAG = "tag:yaml.org,2002:merge"
@@ -49,6 +54,20 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key if isinstance(key, str) else id(key_node))
         return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        # The time that brackets within brackets take grows with the square of their number.
+        if self.flow_level > _MOST_NESTED:
+            raise ConfigError(f"line {self.line + 1}: more than {_MOST_NESTED} brackets are open")
+        super().fetch_flow_collection_start(token_class)
+
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: `<<` brings in more than {_MOST_VALUES} keys; write out the "
+                "few that are meant"
+            )
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -98,8 +117,10 @@ def make_config(
         With every mistake, one a line.
     """
     try:
+        _count_values(written, origin)
         plain = _absolute_paths(_expand(dict(written), origin), base)
         for key, value in (overrides or {}).items():
+            _count_values(value, f"--set {key}")
             change = _expand(_nest(key, value), f"--set {key}")
             _merge(plain, _absolute_paths(change, Path.cwd()))
     except RecursionError as error:
@@ -165,6 +186,19 @@ def _merge(into: dict[str, Any], change: Mapping[str, Any]) -> None:
             _merge(old, value)
         else:
             into[key] = value
+
+
+def _count_values(value: Any, origin: str, before: int = 0) -> int:
+    """Return how many values there are, aliases followed, and refuse more than any config has."""
+    count = before + 1
+    if count > _MOST_VALUES:
+        raise ConfigError(
+            f"{origin}: stands for more than {_MOST_VALUES} values, aliases followed; name files by a pattern"
+        )
+    inner = value.values() if isinstance(value, Mapping) else value
+    for item in inner if isinstance(value, Mapping | list) else ():
+        count = _count_values(item, origin, count)
+    return count
 
 
 def _expand(value: Any, origin: str) -> Any:
@@ -233,7 +267,7 @@ def _explain_key(keys: list[str], mistakes: list[ErrorDetails]) -> str:
         return f"{where}: is missing and has no default; add it"
     wanted = dict.fromkeys(_wanted(mistake["msg"]) for mistake in mistakes)
     given = mistakes[0]["input"]
-    shown = "" if isinstance(given, dict) else f"{given!r}: "
+    shown = "" if isinstance(given, dict) else f"{repr(given)[:_SHOWN_LETTERS]}: "
     return f"{where}: {shown}{', or '.join(wanted)}"
 
 

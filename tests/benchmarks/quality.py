@@ -1,9 +1,11 @@
 """Compare vqpipe's codebooks with FAISS's on the same rows: distortion and recall, means over seeds.
 
-    python tests/benchmarks/quality.py VECTORS CODEBOOK [--queries FILE --truth FILE] [--seeds 4]
+    python tests/benchmarks/quality.py VECTORS CODEBOOK... [--queries FILE --truth FILE] [--heldout N] [--seeds 4]
 
 "On the same rows" is meant literally: FAISS's training uses every row (its own default takes 256 a
-codeword), 25 iterations, no restarts. Distortion is over all rows.
+codeword), 25 iterations, no restarts. Distortion is over all rows. With ``--heldout`` so many rows are drawn
+to be the queries, and neither side sees them before. A line a codebook is printed: the ratio of distortions, and
+recall, ours and FAISS's.
 """
 
 from __future__ import annotations
@@ -27,15 +29,41 @@ from vqpipe.sources import open_source, open_table
 AT = [1, 10, 100]
 
 
-def faiss_index(vectors: np.ndarray, spec: CodebookSpec, seed: int) -> faiss.IndexPQ:
-    """Train and fill an IndexPQ with every row."""
-    index = faiss.IndexPQ(vectors.shape[1], spec.m, spec.bits)
-    index.pq.cp.seed = 1234 + seed
-    index.pq.cp.niter = 25
-    index.pq.cp.max_points_per_centroid = len(vectors)
+def faiss_index(vectors: np.ndarray, spec: CodebookSpec, seed: int) -> faiss.Index:
+    """Train and fill an index with every row."""
+    rows, dim = vectors.shape
+    if spec.kind == "RQ":
+        index = faiss.IndexResidualQuantizer(dim, spec.stages, spec.bits)
+        clustering = index.rq.cp
+    else:
+        index = faiss.IndexPQ(dim, spec.m, spec.bits)
+        clustering = index.pq.cp
+    clustering.seed = 1234 + seed
+    clustering.niter = 25
+    # After the first stage each row is there once for every choice in the beam.
+    clustering.max_points_per_centroid = 5 * rows
+    if spec.kind == "OPQ":
+        rotation = faiss.OPQMatrix(dim, spec.m)
+        rotation.max_train_points = rows
+        index = faiss.IndexPreTransform(rotation, index)
     index.train(vectors)
     index.add(vectors)
     return index
+
+
+def hold_out(uri: str, count: int, folder: Path) -> tuple[Path, Path, Path]:
+    """Write all rows but ``count`` drawn ones, those, and the exact nearest of each among the rest."""
+    source = open_source(uri)
+    rows = source.read(0, source.rows).astype(np.float32)
+    drawn = np.sort(np.random.default_rng(0).choice(len(rows), count, replace=False))
+    base = np.delete(rows, drawn, axis=0)
+    flat = faiss.IndexFlatL2(rows.shape[1])
+    flat.add(base)
+    _, nearest = flat.search(rows[drawn], 1)
+    paths = [folder / f"{name}.npy" for name in ("base", "queries", "truth")]
+    for path, values in zip(paths, (base, rows[drawn], nearest), strict=True):
+        np.save(path, values)
+    return paths[0], paths[1], paths[2]
 
 
 def faiss_figures(
@@ -99,15 +127,31 @@ def vqpipe_figures(arguments: argparse.Namespace, seed: int) -> tuple[float, dic
 
 
 def main() -> None:
-    """Print one line a seed and the ratios of the means."""
+    """Print one line a seed, and a table of the means."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vectors")
-    parser.add_argument("codebook")
+    parser.add_argument("codebooks", nargs="+")
     parser.add_argument("--queries")
     parser.add_argument("--truth")
+    parser.add_argument("--heldout", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--cluster", default="serial")
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.heldout:
+            paths = hold_out(arguments.vectors, arguments.heldout, Path(folder))
+            arguments.vectors, arguments.queries, arguments.truth = map(str, paths)
+        table = []
+        for codebook in arguments.codebooks:
+            arguments.codebook = codebook
+            table.append(compare(parser, arguments))
+    recalls = [f"recall@{k}, vqpipe and faiss" for k in AT] if arguments.queries else []
+    for line in (["codebook", "distortion ratio", *recalls], *table):
+        print(" | ".join(line))
+
+
+def compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """Return a codebook's line of the table."""
     spec = CodebookConfig.model_validate(parse_codebook(arguments.codebook)).spec
     if spec is None:
         parser.error("name a codebook to learn, as PQ16 or KM1024")
@@ -133,11 +177,11 @@ def main() -> None:
                 flush=True,
             )
     means = {name: statistics.mean(figure for figure, _ in seen) for name, seen in rows.items()}
-    print(f"distortion ratio {means['vqpipe'] / means['faiss']:.4f}")
-    if queries is not None:
-        for k in map(str, AT):
-            shares = {name: statistics.mean(r[k] for _, r in seen) for name, seen in rows.items()}
-            print(f"recall@{k}: vqpipe {shares['vqpipe']:.4f}, faiss {shares['faiss']:.4f}")
+    line = [arguments.codebook, f"{means['vqpipe'] / means['faiss']:.4f}"]
+    for k in map(str, AT if queries is not None else ()):
+        shares = {name: statistics.mean(r[k] for _, r in seen) for name, seen in rows.items()}
+        line.append(f"{shares['vqpipe']:.4f} {shares['faiss']:.4f}")
+    return line
 
 
 if __name__ == "__main__":

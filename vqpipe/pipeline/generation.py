@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vqpipe.errors import OutputError
+from vqpipe.errors import CodebookError, OutputError
 from vqpipe.quantizer import Route
 from vqpipe.storage.folder import Folder
 
@@ -181,9 +181,20 @@ def _is_whole(facts: dict[str, Any]) -> bool:
         and all(
             _are_files(of.get("files")) and _is_count(of.get("rows")) for of in (source, latest)
         )
+        and all(_is_route(facts.get(key)) for key in ("route", "encode_route"))
         and isinstance(known, list)
         and all(isinstance(path, str) for path in known)
     )
+
+
+def _is_route(kept: object) -> bool:
+    if not kept:
+        return True
+    try:
+        Route(**kept)  # type: ignore[arg-type]
+    except (TypeError, CodebookError):
+        return False
+    return True
 
 
 def _is_stage(record: object) -> bool:

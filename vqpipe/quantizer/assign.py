@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import faiss
 import numpy as np
 
 from vqpipe.codebook import SURPLUS, CodebookSpec
 from vqpipe.dtypes import Float32, Labels
-from vqpipe.errors import VqpipeError
+from vqpipe.errors import CodebookError, VqpipeError
 from vqpipe.kernels import NearestCodewords, can_compile
 from vqpipe.quantizer.grouped import count_groups, make_grouped
 
@@ -44,6 +44,9 @@ FIRST_PROBES = 12
 # Each of 256 groups is visited by some 200 of so many rows.
 GROUPED_BLOCK_ROWS = 4_096
 
+# A route is read from files: far more than any that is chosen would be memory taken.
+MOST_BLOCK_ROWS, MOST_PROBES = 1 << 16, 1 << 12
+
 # The half squared norm of a codeword that must never be chosen.
 _NEVER = np.float32(np.finfo(np.float32).min / 2)
 
@@ -68,6 +71,15 @@ class Route:
     name: RouteName
     block_rows: int
     probes: int = 0
+
+    def __post_init__(self) -> None:
+        counts = type(self.block_rows) is int is type(self.probes)
+        if self.name not in get_args(RouteName) or not counts:
+            raise CodebookError(f"{self}: there is no such route")
+        if not (1 <= self.block_rows <= MOST_BLOCK_ROWS and 0 <= self.probes <= MOST_PROBES):
+            raise CodebookError(
+                f"{self}: blocks have 1 to {MOST_BLOCK_ROWS} rows, which look into at most {MOST_PROBES} groups"
+            )
 
 
 def choose_route(spec: CodebookSpec, dim: int, *, compiled: bool = True) -> Route:

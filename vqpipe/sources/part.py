@@ -113,9 +113,10 @@ def wrapped_errors(what: str) -> Iterator[None]:
     """Turn what a foreign library raises into a SourceError that begins with ``what``."""
     try:
         yield
-    except (SourceError, MemoryError):
+    except SourceError:
         raise
-    # Codecs raise whatever their C library has: RuntimeError, zlib.error, KeyError, EOFError...
+    # Codecs raise whatever their C library has: RuntimeError, zlib.error, KeyError, EOFError... and a
+    # MemoryError where a damaged chunk claims to hold more than there is room for.
     except Exception as error:
         raise SourceError(f"{what}: {type(error).__name__}: {error}") from error
 

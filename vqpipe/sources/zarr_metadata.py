@@ -7,6 +7,7 @@ turn numbers into numbers and bytes into bytes are let through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +33,9 @@ FILTERS = frozenset(
     }
 )
 SHARDING = "sharding_indexed"
+
+# The index of a shard takes 16 bytes a chunk, twice over while it is read.
+MOST_SHARD_CHUNKS = 1 << 22
 V3_CODECS = frozenset(
     {"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd", SHARDING}
     | {f"numcodecs.{name}" for name in COMPRESSORS | FILTERS}
@@ -131,8 +135,28 @@ def parse_v3(document: dict[str, Any], where: str) -> Layout:
     # Only bare shards are decoded chunk by chunk: with a codec around them the whole shard is.
     if len(codecs) == 1 and codecs[0][0] == SHARDING:
         chunk = _chunk_shape(codecs[0][1], "chunk_shape", dtype, where)
+    _check_shards(codecs, unit, where)
     prefix, separator = _chunk_keys(document, where)
     return Layout(3, shape, dtype, unit, chunk, prefix, separator)
+
+
+def _check_shards(
+    codecs: list[tuple[str, dict[str, Any]]], outer: tuple[int, ...], where: str
+) -> None:
+    """Refuse more chunks in a shard than an index of them may take: Zarr holds it before it reads any."""
+    for name, configuration in codecs:
+        if name != SHARDING:
+            continue
+        inner = _counts(configuration, "chunk_shape", where)
+        if len(inner) != len(outer) or min(inner) < 1:
+            raise _bad(where, "chunk_shape", inner)
+        chunks = math.prod(ceil_div(more, less) for more, less in zip(outer, inner, strict=True))
+        if chunks > MOST_SHARD_CHUNKS:
+            raise SourceError(
+                f"{where}: has {chunks} chunks in a shard, and at most {MOST_SHARD_CHUNKS} can be indexed; the "
+                "metadata is damaged, or write the array again with larger chunks"
+            )
+        _check_shards(_codecs(configuration, "codecs", where), inner, where)
 
 
 def _chunk_keys(document: dict[str, Any], where: str) -> tuple[str, str]:

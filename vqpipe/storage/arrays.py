@@ -13,11 +13,15 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
+from vqpipe.dtypes import Float32
 from vqpipe.errors import DamagedError, VqpipeError
 
 # Small enough to read one without wasting much, large enough that its cost is the bytes.
 CHUNK_BYTES = 4 << 20
 SHARD_BYTES = 64 << 20
+
+# What crc32c adds to a chunk.
+CHECKSUM_BYTES = 4
 
 
 @contextmanager
@@ -167,6 +171,33 @@ def write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     )
     if values.size:
         array[...] = values
+
+
+def read_floats(group: zarr.Group, name: str) -> Float32:
+    """Return a float32 array that `make_floats` wrote as one chunk.
+
+    Its metadata may be anyone's: no codec but ours runs, and no memory is taken before the chunk is seen to
+    fill it.
+
+    Raises
+    ------
+    ValueError
+        If the metadata is not what `make_floats` writes, or the chunk is of another size.
+    KeyError, FileNotFoundError
+        If there is no such array, or no chunk.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    metadata: Any = array.metadata
+    names = [codec.to_dict().get("name") for codec in metadata.codecs]
+    if names != ["bytes", "crc32c"] or array.dtype != np.float32 or array.chunks != array.shape:
+        raise ValueError(f"{name}: is no single chunk of float32 under bytes and crc32c alone")
+    key = metadata.encode_chunk_key((0,) * array.ndim)
+    size = sync(array.store_path.store.getsize(f"{array.path}/{key}"))
+    if size != array.nbytes + CHECKSUM_BYTES:
+        raise ValueError(f"{name}: {size} bytes are stored of an array of {array.nbytes}")
+    return np.asarray(array[...], dtype=np.float32)
 
 
 def divisor_at_most(number: int, most: int) -> int:

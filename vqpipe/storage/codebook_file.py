@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
-from vqpipe.codebook import Codebook
+from vqpipe.codebook import SURPLUS, Codebook, are_usable
 from vqpipe.errors import CodebookError
 from vqpipe.quantizer import Quantizer, Route
-from vqpipe.storage.arrays import make_floats, make_group, open_group
+from vqpipe.storage.arrays import make_floats, make_group, open_group, read_floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +66,29 @@ def read_codebook(path: str) -> CodebookFile:
         group = open_group(path)
         facts = dict(group.attrs)
         names = ("offset", "centroids", "rotation")
-        arrays = [np.asarray(group[name][...]) for name in names if name in group]  # type: ignore[index]
+        arrays = [read_floats(group, name) for name in names if name in group]
         codebook = Codebook(facts["kind"], facts["metric"], *arrays)  # type: ignore[arg-type]
         route = Route(**facts["route"])  # type: ignore[arg-type]
-        history: Any = facts["training_history"]
-    except CodebookError:
-        raise
+        history: list[Any] = list(facts["training_history"])  # type: ignore[arg-type]
+    except CodebookError as error:
+        raise CodebookError(f"codebook {path}: {error}") from error
     except Exception as error:
         raise CodebookError(
             f"codebook {path}: is damaged, incomplete, or no codebook.zarr that vqpipe wrote "
             f"({type(error).__name__}); restore it, or learn it again"
         ) from error
+    if not all(map(are_usable, arrays)):
+        raise CodebookError(
+            f"codebook {path}: has values that are NaN or beyond {SURPLUS:g}, so no distance to them can be told; "
+            "restore it, or learn it again"
+        )
     if codebook.digest != facts.get("digest"):
         raise CodebookError(
             f"codebook {path}: its contents have the digest {codebook.digest[:12]} but it is marked "
             f"{str(facts.get('digest'))[:12]}: it was damaged or never finished; restore it, or learn "
             "it again"
         )
-    return CodebookFile(Quantizer(codebook, route), list(history))
+    return CodebookFile(Quantizer(codebook, route), history)
 
 
 @lru_cache(maxsize=2)

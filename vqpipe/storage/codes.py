@@ -26,6 +26,7 @@ from vqpipe.storage.arrays import (
     write_array,
 )
 from vqpipe.storage.records import (
+    MOST_SHARDS,
     RECORD_ARRAYS,
     Origin,
     Records,
@@ -271,12 +272,16 @@ def find_codes(path: str) -> CodeArray | None:
         if "shard_rows" not in facts:
             return None
         codes = _array(group, "codes")
+        rows, columns = codes.shape
+        shard_rows = _shard_rows(facts["shard_rows"], codes)
+        if codes.chunks[1] != columns or ceil_div(rows, shard_rows) > MOST_SHARDS:
+            raise ValueError(f"codes are of shape {codes.shape}")
         return CodeArray(
             path,
-            rows=codes.shape[0],
-            columns=codes.shape[1],
+            rows=rows,
+            columns=columns,
             dtype=codes.dtype.name,
-            shard_rows=_shard_rows(facts["shard_rows"], codes),
+            shard_rows=shard_rows,
             masked="valid" in group,
             store_error="sq_error" in group,
         )

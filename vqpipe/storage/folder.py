@@ -133,7 +133,8 @@ class Folder:
         """
         try:
             value = json.loads(self.read_bytes(name))
-        except ValueError as error:
+        # What is nested too deep ends in a RecursionError.
+        except (ValueError, RecursionError) as error:
             raise OutputError(
                 f"{self.file(name)}: is not JSON ({error}), so what was done here is not known"
             ) from error

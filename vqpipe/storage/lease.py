@@ -224,7 +224,7 @@ def _as_bytes(record: dict[str, Any]) -> bytes:
 def _parse(lease: bytes) -> dict[str, Any]:
     try:
         record = json.loads(lease)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

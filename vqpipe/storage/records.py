@@ -20,6 +20,9 @@ SIGNATURE_BYTES = 16
 
 _CHECKSUM_BYTES = 4
 
+# A hundred times what is planned for; a shape of more is damage, and memory taken.
+MOST_SHARDS = 1 << 20
+
 # More than any record has: what is longer is damaged.
 _MOST_BYTES = 64
 
@@ -122,6 +125,11 @@ def record_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[f"shards/{name}"]
     if not isinstance(array, zarr.Array):
         raise KeyError(name)
+    count, *inner = array.shape
+    if count > MOST_SHARDS or [tuple(inner)] != [
+        shape for one, shape, *_ in _ARRAYS if one == name
+    ]:
+        raise ValueError(f"shards/{name} is of shape {array.shape}")
     return array
 
 
