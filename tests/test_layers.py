@@ -26,6 +26,7 @@ LAYERS = (
         "vqpipe.rows",
         "vqpipe.runner",
         "vqpipe.shards",
+        "vqpipe.urls",
     ),
     ("vqpipe.kmeans", "vqpipe.evaluation", "vqpipe.kernels"),
     ("vqpipe.report",),

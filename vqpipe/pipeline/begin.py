@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -54,7 +52,7 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
         For whatever of the user's input is wrong.
     """
     output = Folder(config.output)
-    _check_output(output)
+    output.check_writable()
     generations = list_generations(output)
     known = generations[0].known_files if generations and force != "ingest" else ()
     source = open_source(
@@ -72,21 +70,6 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     check_files(run)
     check_limits(run)
     return run
-
-
-def _check_output(output: Folder) -> None:
-    nearest = output.nearest()
-    if not nearest.is_dir():
-        raise OutputError(
-            f"output {output.path}: {nearest} is a file, and the output is a folder; name another output or move "
-            "the file"
-        )
-    # A file system without blocks (/proc, /sys) holds nothing that is written to it.
-    if not os.access(nearest, os.W_OK | os.X_OK) or not shutil.disk_usage(nearest).total:
-        raise OutputError(
-            f"output {output.path}: {nearest} cannot be written; give the user who runs this the right to write "
-            "there, or name another output"
-        )
 
 
 def _check_codebook(config: Config, source: VectorArray, given: Quantizer | None) -> CodebookSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +11,9 @@ from vqpipe.pipeline.generation import Generation, current_name, find_generation
 from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.sample import SCRATCH
 from vqpipe.pipeline.working import refuse_if_worked_on
-from vqpipe.storage.folder import PARTIAL, Folder
+from vqpipe.storage.disk import PARTIAL
+from vqpipe.storage.folder import Folder
+from vqpipe.storage.place import place_of
 from vqpipe.storage.samples import find_sample
 
 
@@ -75,7 +76,7 @@ def prune_output(output: Folder, keep: int | None = None, *, remove: bool) -> di
     removals = list(_removals(output, generations, kept))
     if remove:
         for removal in removals:
-            (output / os.path.dirname(removal.path)).remove(os.path.basename(removal.path))
+            output.remove(removal.path)
     return {
         "output": output.path,
         "removed": remove,
@@ -97,9 +98,9 @@ def _removals(
             yield _removal(output, name, "a generation that a killed run never began")
     yield from _sample_removals(output, kept)
     for folder in ("", "samples", *sorted(names)):
-        for path in _partials(output / folder if folder else output, deep=bool(folder)):
-            relative = os.path.relpath(path, output.path)
-            yield Removal(relative, os.path.getsize(path), "half-written by a killed run")
+        for path, size in _partials(output / folder if folder else output, deep=bool(folder)):
+            inside = f"{folder}/{path}" if folder else path
+            yield Removal(inside, size, "half-written by a killed run")
 
 
 def _sample_removals(output: Folder, kept: list[Generation]) -> Iterator[Removal]:
@@ -120,11 +121,12 @@ def _removal(output: Folder, path: str, why: str) -> Removal:
     return Removal(path, (output / path).size_bytes(), why)
 
 
-def _partials(folder: Folder, *, deep: bool) -> Iterator[str]:
-    """Yield half-written files: in the output's own folder, nothing of other folders is ours."""
-    for root, _, names in os.walk(folder.path):
-        for name in sorted(names):
-            if name.endswith(PARTIAL):
-                yield os.path.join(root, name)
-        if not deep:
-            return
+def _partials(folder: Folder, *, deep: bool) -> Iterator[tuple[str, int]]:
+    """Yield half-written files and their sizes: in the output's own folder, nothing of other folders is ours."""
+    if deep:
+        yield from (file for file in folder.files() if file[0].endswith(PARTIAL))
+        return
+    for name in folder.names():
+        path = folder.file(name)
+        if name.endswith(PARTIAL) and not place_of(path).is_folder(path):
+            yield name, place_of(path).size(path)

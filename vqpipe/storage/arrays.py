@@ -51,6 +51,20 @@ def open_group(path: str, *, writable: bool = False) -> zarr.Group:
     return zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
 
 
+def array_in(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Return an array of a group.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return array
+
+
 def make_floats(
     group: zarr.Group,
     name: str,

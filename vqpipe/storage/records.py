@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,13 @@ import zarr
 from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float64
-from vqpipe.storage.arrays import make_records
+from vqpipe.storage.arrays import array_in, make_records
+from vqpipe.storage.place import place_of
+from vqpipe.urls import join
 
 SIGNATURE_BYTES = 16
 
 _CHECKSUM_BYTES = 4
-
-# More than any record has: what is longer is damaged.
-_MOST_BYTES = 64
 
 # Name, shape of one record, dtype, and what a shard without a record has.
 _ARRAYS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
@@ -103,10 +101,7 @@ def extend_records(group: zarr.Group, count: int) -> None:
 
 def record_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """Return one of the arrays."""
-    array = group[f"shards/{name}"]
-    if not isinstance(array, zarr.Array):
-        raise KeyError(name)
-    return array
+    return array_in(group, f"shards/{name}")
 
 
 def read_records(path: str, group: zarr.Group) -> Records:
@@ -124,7 +119,7 @@ def read_records(path: str, group: zarr.Group) -> Records:
         count = record_array(group, name).shape[0]
         values = np.full((count, *shape), fill, dtype=stored)
         size, missing = values[:1].nbytes, set(range(count))
-        for index, chunk in _chunks(os.path.join(path, "shards", name, "c"), count, len(shape)):
+        for index, chunk in _chunks(join(path, "shards", name, "c"), count, len(shape)):
             missing.discard(index)
             if len(chunk) != size + _CHECKSUM_BYTES or not _is_whole(chunk):
                 damaged.add(index)
@@ -141,16 +136,10 @@ def read_records(path: str, group: zarr.Group) -> Records:
 def _chunks(folder: str, count: int, axes: int) -> Iterator[tuple[int, bytes]]:
     """Yield the chunks that there are; the names of the later axes are all 0."""
     rest = "/0" * axes
-    for index in range(count):
-        try:
-            # A third of what a file object costs.
-            handle = os.open(f"{folder}/{index}{rest}", os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            yield index, os.read(handle, _MOST_BYTES)
-        finally:
-            os.close(handle)
+    paths = (f"{folder}/{index}{rest}" for index in range(count))
+    for index, chunk in enumerate(place_of(folder).read_small(paths)):
+        if chunk is not None:
+            yield index, chunk
 
 
 def _is_whole(chunk: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +18,7 @@ from vqpipe.sources import VectorArray
 from vqpipe.storage.arrays import make_group, open_group, write_array
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.samples import SetName, write_sample_shard
+from vqpipe.urls import join
 
 # Rows are read in pieces of about this size, so that a task holds what it keeps and little more.
 PIECE_BYTES = 16 << 20
@@ -138,7 +138,7 @@ def scatter_rows(shard: Shard, job: ScatterJob) -> Scattered:
             kept[name].append((rows[here][usable], places[here][usable]))
             vectors[name].append(picked[usable])
         start += len(piece)
-    group = make_group(os.path.join(job.scratch, f"{shard.index}.zarr"))
+    group = make_group(join(job.scratch, f"{shard.index}.zarr"))
     valid: dict[str, list[int]] = {}
     for draw in job.draws:
         rows, places = (np.concatenate(part) for part in zip(*kept[draw.name], strict=True))
@@ -216,7 +216,7 @@ def gather_rows(target: Target, job: GatherJob) -> Moments:
     _list_rows.cache_clear()
     places, rows, vectors = [], [], []
     for index in range(job.scattered):
-        group = open_group(os.path.join(job.scratch, f"{index}.zarr"))
+        group = open_group(join(job.scratch, f"{index}.zarr"))
         drawn: Int64 = np.asarray(group[f"{target.name}_places"][...])  # type: ignore[index]
         here = slice(*np.searchsorted(drawn, (target.first_place, target.last_place)).tolist())
         if here.stop > here.start:
