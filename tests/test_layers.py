@@ -78,6 +78,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "jinja2": ("vqpipe.report",),
     "llvmlite": ("vqpipe.kernels",),
     "numpy": ("vqpipe",),
+    "obstore": ("vqpipe.storage.objects",),
     "prefect": ("flows",),
     "pydantic": ("vqpipe.config", "vqpipe.config_file"),
     "pydantic_core": ("vqpipe.config_file",),

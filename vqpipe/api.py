@@ -27,7 +27,7 @@ def load_codebook(path: str | Path) -> Quantizer:
     Parameters
     ----------
     path : str or Path
-        A ``codebook.zarr``, or a FAISS PQ, OPQ or RQ index.
+        A ``codebook.zarr``, or a FAISS PQ, OPQ or RQ index; a path or a URL.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def open_codes(output: str | Path) -> zarr.Group:
     Parameters
     ----------
     output : str or Path
-        The output folder of a run.
+        The output folder of a run; a path or a URL.
 
     Returns
     -------

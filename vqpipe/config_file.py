@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from vqpipe.config import SYNTHETIC_SCHEME, Config
 from vqpipe.errors import ConfigError
+from vqpipe.urls import absolute
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
@@ -192,21 +193,21 @@ def _absolute_paths(plain: dict[str, Any], base: Path) -> dict[str, Any]:
         for key in keys[:-1]:
             section = section.get(key) if isinstance(section, dict) else None
         if isinstance(section, dict) and keys[-1] in section:
-            section[keys[-1]] = _absolute(section[keys[-1]], base)
+            try:
+                section[keys[-1]] = _absolute(section[keys[-1]], base, is_uri=keys[-1] == "uri")
+            except ConfigError as error:
+                raise ConfigError(f"{'.'.join(keys)}: {error}") from None
     return plain
 
 
-def _absolute(value: Any, base: Path) -> Any:
+def _absolute(value: Any, base: Path, *, is_uri: bool) -> Any:
     if isinstance(value, list):
-        return [_absolute(item, base) for item in value]
-    if not isinstance(value, str) or not value or "://" in value:
+        return [_absolute(item, base, is_uri=is_uri) for item in value]
+    if not isinstance(value, str) or not value or value.startswith(SYNTHETIC_SCHEME):
         return value
-    if value.startswith(SYNTHETIC_SCHEME):
-        return value
-    try:
-        return os.path.abspath(base / Path(value).expanduser())
-    except RuntimeError as error:
-        raise ConfigError(f"{value!r}: {error}; write the path in full") from error
+    whole = absolute(value, str(base))
+    # Sources know file URLs, and are told from one another by what is written.
+    return value if is_uri and value.startswith("file:") else whole
 
 
 def _explain(mistakes: list[ErrorDetails], plain: dict[str, Any]) -> list[str]:

@@ -9,8 +9,10 @@
     │   ├── InvalidRowError     a row that has no nearest codeword (NaN, Inf, zero under cosine)
     │   ├── CodebookError       a codebook that cannot be read, or cannot be learnt from this source
     │   ├── OutputError         the output folder: in the way, write-protected, of another source
+    │   ├── AccessError         an object store that lets us not in: no such bucket, no right, no credentials
     │   └── LimitError          memory or disk that the plan would exceed
     ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
+    ├── StoreError              exit status 1: an object store that cannot be reached or fails
     └── StageError              exit status 1: a stage failed; the output is a valid resume point
 """
 
@@ -73,12 +75,20 @@ class OutputError(InputError):
     """The output folder cannot be used."""
 
 
+class AccessError(InputError):
+    """An object store lets us not in: there is no such bucket, no right, or there are no credentials."""
+
+
 class LimitError(InputError):
     """The plan would exceed the memory or the disk that it is given."""
 
 
 class DamagedError(VqpipeError):
     """Something in the output is not what was written: it is named and never used."""
+
+
+class StoreError(VqpipeError, OSError):
+    """An object store cannot be reached or fails, though it was asked again and again: what a disk's OSError is."""
 
 
 class StageError(VqpipeError):

@@ -54,7 +54,10 @@ def absolute(place: str | os.PathLike[str], base: str = "") -> str:
     text = os.fspath(place)
     scheme = _SCHEME.match(text)
     if scheme is None:
-        return os.path.abspath(os.path.join(base, os.path.expanduser(text)))
+        path = os.path.expanduser(text)
+        if text.startswith("~") and path == text and not os.path.lexists(text):
+            raise ConfigError(f"{text!r}: there is no such user's home; write the path in full")
+        return os.path.abspath(os.path.join(base, path))
     name = scheme[1].lower()
     if name == "file":
         return _file_path(text)
@@ -86,7 +89,7 @@ def _file_path(text: str) -> str:
     url = urlsplit(text)
     if url.netloc not in ("", "localhost"):
         raise ConfigError(
-            f"file://{url.netloc.rpartition('@')[2]}/...: names a host; a file URL has three slashes: "
+            f"file://...: names the host {url.netloc.rpartition('@')[2]!r}; a file URL has three slashes: "
             "file:///folder/file"
         )
     return os.path.abspath(unquote(url.path))

@@ -30,8 +30,8 @@ class Finding:
     Attributes
     ----------
     what : str
-        ``shard``, ``codes``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``, ``baseline``, ``export``,
-        ``generation`` or ``current``.
+        ``shard``, ``codes``, ``summary``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``, ``baseline``,
+        ``export``, ``generation`` or ``current``.
     path : str
         Relative to the output.
     why : str

@@ -17,6 +17,7 @@ from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
+from vqpipe.storage.objects.view import looking_anew, viewing
 
 ROUTE: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -88,7 +89,8 @@ def run_pipeline(
         _begin_output(run)
         for stage in stages_until(until):
             reports.append((call or run_stage)(run, stage, until))  # noqa: PERF401
-        return end_record(run, "done", reports)
+        with viewing(run.view):
+            return end_record(run, "done", reports)
     except VqpipeError as error:
         failed = stages_until(until)[len(reports)].name
         reports.append(StageReport(failed, "failed", str(error), 0.0))
@@ -102,8 +104,9 @@ def run_pipeline(
 def _begin_output(run: Run) -> None:
     """Write down that a run has begun, before its first stage."""
     try:
-        establish(run)
-        begin_record(run)
+        with viewing(run.view):
+            establish(run)
+            begin_record(run)
     except OSError as error:
         raise _wrapped(run, "begin", error) from error
 
@@ -120,21 +123,12 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     """
     began = time.perf_counter()
     try:
-        need = stage.need(run)
-        if need.state == "done":
-            for message in run.generation.stage(stage.name).get("warnings", ()):
-                run.warn(message)
-            report = StageReport(stage.name, "skipped", need.reason, 0.0)
-        else:
-            _log.info("%s: %s", stage.name, need.reason)
-            done = stage.execute(run)
-            seconds = time.perf_counter() - began
-            run.seconds[stage.name] = seconds
-            report = StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
-        if stage.remind is not None:
-            stage.remind(run)
-        if stage.name == "export" and until is None:
-            publish(run)
+        with viewing(run.view):
+            report = _run_if_needed(run, stage, began)
+            if stage.remind is not None:
+                stage.remind(run)
+            if stage.name == "export" and until is None:
+                publish(run)
     except BaseException as error:
         seconds = time.perf_counter() - began
         run.progress.finish(stage.name, "failed", str(error), seconds)
@@ -143,6 +137,20 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
         raise _wrapped(run, stage.name, error) from error
     run.progress.finish(stage.name, report.status, report.reason, report.seconds)
     return report
+
+
+def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
+    need = stage.need(run)
+    if need.state == "done":
+        for message in run.generation.stage(stage.name).get("warnings", ()):
+            run.warn(message)
+        return StageReport(stage.name, "skipped", need.reason, 0.0)
+    _log.info("%s: %s", stage.name, need.reason)
+    with looking_anew(run.view):
+        done = stage.execute(run)
+    seconds = time.perf_counter() - began
+    run.seconds[stage.name] = seconds
+    return StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
 
 
 def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:

@@ -15,6 +15,7 @@ from vqpipe.storage.disk import PARTIAL
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.place import place_of
 from vqpipe.storage.samples import find_sample
+from vqpipe.urls import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def prune_output(output: Folder, keep: int | None = None, *, remove: bool) -> di
         for place, generation in enumerate(generations)
         if place < wanted or generation.name in named
     ]
-    removals = list(_removals(output, generations, kept))
+    found = _removals(output, generations, kept)
+    removals = [removal for removal in found if _is_there(output, removal)]
     if remove:
         for removal in removals:
             output.remove(removal.path)
@@ -119,6 +121,11 @@ def _sample_removals(output: Folder, kept: list[Generation]) -> Iterator[Removal
 
 def _removal(output: Folder, path: str, why: str) -> Removal:
     return Removal(path, (output / path).size_bytes(), why)
+
+
+def _is_there(output: Folder, removal: Removal) -> bool:
+    """Say whether there is anything to remove: some stores list prefixes that nothing is left under."""
+    return not is_url(output.path) or any(True for _ in (output / removal.path).files())
 
 
 def _partials(folder: Folder, *, deep: bool) -> Iterator[tuple[str, int]]:

@@ -25,6 +25,7 @@ from vqpipe.shards import ceil_div, choose_shard_rows, choose_slice_rows
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.objects.view import View
 from vqpipe.storage.records import Records
 from vqpipe.storage.samples import Sample, find_sample
 
@@ -126,6 +127,8 @@ class Run:
         Rows that a stage went through, for the next plan's rates.
     task_seconds : dict of str to list of float
         What each task of a stage took on its worker, where tasks tell.
+    view : View
+        What the driver has seen of object stores since a stage last ran.
     """
 
     config: Config
@@ -142,6 +145,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
     task_seconds: dict[str, list[float]] = field(default_factory=dict)
+    view: View = field(default_factory=View, repr=False)
     _records: Records | None = field(default=None, repr=False)
 
     def warn(self, message: str) -> None:
@@ -246,9 +250,7 @@ class Run:
         """
         sample = self.sample()
         if sample is None:
-            raise CodebookError(
-                f"{self.sample_path}: the sample is not finished; run the sample stage"
-            )
+            raise CodebookError(f"{self.sample_path}: is not finished; run the sample stage")
         if sample.rows["train"] < 1:
             raise CodebookError(
                 f"source {self.source.uri}: all {sample.invalid_rows:,} rows that were drawn hold NaN or Inf, or are "
@@ -265,9 +267,8 @@ class Run:
             If there is none yet.
         """
         if self.digest is None:
-            raise CodebookError(
-                f"{self.generation.codebook_path}: there is no codebook; run the train stage"
-            )
+            path = self.generation.codebook_path
+            raise CodebookError(f"{path}: there is no codebook; run the train stage")
         return self.digest
 
     def codes(self) -> CodeArray:
@@ -313,7 +314,6 @@ class Run:
         """
         codes = find_codes(self.generation.codes_path)
         if codes is None:
-            raise CodebookError(
-                f"{self.generation.codes_path}: there are no codes; run the encode stage"
-            )
+            path = self.generation.codes_path
+            raise CodebookError(f"{path}: there are no codes; run the encode stage")
         return codes

@@ -11,8 +11,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore
 
 from vqpipe.errors import DamagedError, VqpipeError
+from vqpipe.storage.objects.zarr_store import zarr_store
+from vqpipe.urls import is_url
 
 # Small enough to read one without wasting much, large enough that its cost is the bytes.
 CHUNK_BYTES = 4 << 20
@@ -41,14 +44,23 @@ def found_whole(what: str) -> Iterator[None]:
         ) from error
 
 
+def store_at(path: str, *, writable: bool = False) -> Store:
+    """Return a store for Zarr whose root is a path or a URL."""
+    if is_url(path):
+        return zarr_store(path, read_only=not writable)
+    return LocalStore(path, read_only=not writable)
+
+
 def make_group(path: str | Store) -> zarr.Group:
     """Create an empty group, in place of whatever was there."""
-    return zarr.create_group(path, zarr_format=3, overwrite=True)
+    store = path if isinstance(path, Store) else store_at(path, writable=True)
+    return zarr.create_group(store, zarr_format=3, overwrite=True)
 
 
 def open_group(path: str, *, writable: bool = False) -> zarr.Group:
     """Open a group that exists."""
-    return zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
+    store = store_at(path, writable=writable)
+    return zarr.open_group(store, mode="r+" if writable else "r", zarr_format=3)
 
 
 def array_in(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -27,32 +27,18 @@ from vqpipe.storage.arrays import (
 from vqpipe.storage.place import place_of
 from vqpipe.storage.records import (
     RECORD_ARRAYS,
+    Origin,
     Records,
     create_records,
     extend_records,
     read_records,
     record_array,
 )
+from vqpipe.storage.summary import drop_summary, read_summary
 from vqpipe.urls import join
 
 # Rows that decode together: a reader of few rows decodes no more than this.
 CHUNK_ROWS = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a shard is made from.
-
-    Attributes
-    ----------
-    signature : bytes
-        16 bytes that tell its rows.
-    stamp : bytes
-        16 bytes that tell the state of the objects that hold them, taken before the first was read.
-    """
-
-    signature: bytes
-    stamp: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +190,11 @@ class CodeArray:
         return ""
 
     def records(self) -> Records:
-        """Return the records of all shards."""
+        """Return the records of all shards: from their summary, where there is one."""
+        return read_summary(self.path) or self.stored_records()
+
+    def stored_records(self) -> Records:
+        """Return the records of all shards as they are stored with each."""
         with found_whole(f"{self.path}: the records"):
             return read_records(self.path, open_group(self.path))
 
@@ -233,8 +223,8 @@ class CodeArray:
     def read_valid(self, shard: Shard) -> Mask:
         """Return which of a shard's rows are valid; where they are masked, its codes are not read."""
         with found_whole(f"{self.path}: {_named(shard, self.shard_rows)}"):
-            group = open_group(self.path)
-            if "valid" not in group:
+            group = open_group(self.path) if self.masked else None
+            if group is None or "valid" not in group:
                 return np.ones(shard.rows, dtype=bool)
             return np.asarray(array_in(group, "valid")[shard.start : shard.stop])
 
@@ -253,6 +243,7 @@ class CodeArray:
 
     def forget(self, indexes: Iterable[int]) -> None:
         """Set shards pending: their codes stay, but no record says that they are there."""
+        drop_summary(self.path)
         with found_whole(f"{self.path}: the records"):
             squared_error = record_array(open_group(self.path, writable=True), "squared_error")
             for index in indexes:
@@ -264,7 +255,7 @@ class CodeArray:
 
     def has_use(self) -> bool:
         """Say whether `write_use` kept anything."""
-        path = join(self.path, "code_counts", "zarr.json")
+        path = join(self.path, "code_counts")
         return place_of(path).exists(path)
 
     def read_use(self) -> NDArray[np.int64]:
@@ -281,6 +272,7 @@ def find_codes(path: str) -> CodeArray | None:
     DamagedError
         If its metadata cannot be read.
     """
+    place = place_of(path)
     with found_whole(path):
         try:
             group = open_group(path)
@@ -296,8 +288,8 @@ def find_codes(path: str) -> CodeArray | None:
             columns=codes.shape[1],
             dtype=codes.dtype.name,
             shard_rows=_shard_rows(facts["shard_rows"], codes),
-            masked="valid" in group,
-            store_error="sq_error" in group,
+            masked=place.exists(join(path, "valid")),
+            store_error=place.exists(join(path, "sq_error")),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -18,6 +19,10 @@ PARTIAL = ".partial"
 
 # More than any record has: what is longer is damaged.
 _MOST_SMALL_BYTES = 64
+
+
+class IrregularError(OSError):
+    """A path leads to a device, a pipe or a socket."""
 
 
 class Disk:
@@ -37,7 +42,7 @@ class Disk:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, "is a folder, where a file is expected", path)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "is no ordinary file, so nothing can be found in it", path)
+            raise IrregularError(errno.EINVAL, "is no ordinary file", path)
         return found.st_size
 
     def stamp(self, path: str) -> tuple[int, int]:
@@ -76,6 +81,8 @@ class Disk:
     def read(self, path: str) -> bytes:
         """Return a file's bytes."""
         return Path(path).read_bytes()
+
+    recall = read
 
     def read_small(self, paths: Iterable[str]) -> Iterator[bytes | None]:
         """Yield what small files hold, cut after 64 bytes; None where there is none."""
@@ -122,6 +129,20 @@ class Disk:
         finally:
             if os.path.exists(partial):
                 os.remove(partial)
+
+    def exchange(self, path: str, expected: bytes | None, data: bytes | None) -> bool:
+        """Write a file, whole, if it holds what is expected; say whether this call did. One of many callers wins."""
+        folder, name = os.path.split(path)
+        with _locked(os.path.join(folder, f".{name}.lock")):
+            found = self.read(path) if self.exists(path) else None
+            if found != expected:
+                return False
+            if data is None:
+                self.remove(path)
+                return True
+            with self.writing(path) as file:
+                file.write(data)
+            return True
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all that is in it, if it is there."""
@@ -176,6 +197,32 @@ class Disk:
     def free_bytes(self, path: str) -> int | None:
         """Return the free space of the disk that holds, or would hold, a folder."""
         return shutil.disk_usage(_nearest(path)).free
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Keep others out, of all processes on all hosts, for as long as a process lives."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever had it before has removed it: then it locks nobody out.
+            if _is_file(path, lock):
+                try:
+                    yield
+                finally:
+                    os.remove(path)
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_file(path: str, handle: int) -> bool:
+    """Say whether a path still names the file that a handle is of."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _nearest(path: str) -> Path:

@@ -73,6 +73,18 @@ class Folder:
         with self.writing(name) as file:
             file.write(data)
 
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Write a file, whole, unless there is one; say whether it was written. One of many callers wins."""
+        return self._place.exchange(self.file(name), None, data)
+
+    def replace_bytes(self, name: str, data: bytes, expected: bytes) -> bool:
+        """Write a file, whole, if it holds what is expected; say whether it was written. One of many callers wins."""
+        return self._place.exchange(self.file(name), expected, data)
+
+    def remove_bytes(self, name: str, expected: bytes) -> bool:
+        """Remove a file if it holds what is expected; say whether it was removed."""
+        return self._place.exchange(self.file(name), expected, None)
+
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a file's JSON object.
 
@@ -82,7 +94,7 @@ class Folder:
             If the file holds something else.
         """
         try:
-            value = json.loads(self.read_bytes(name))
+            value = json.loads(self._place.recall(self.file(name)))
         except ValueError as error:
             raise OutputError(
                 f"{self.file(name)}: is not JSON ({error}), so what was done here is not known"

@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, Protocol
 
 from vqpipe.storage.disk import Disk
+from vqpipe.storage.objects.objects import Objects
+from vqpipe.urls import is_url
 
-# What tells the state of a stored object: its size in bytes and its mtime in ns.
-State = tuple[int, int]
+# What tells the state of a stored object: its size in bytes and its mtime in ns; in an object store, its ETag.
+State = tuple[int, int | str]
 
 
 class RangeReader(Protocol):
@@ -55,6 +57,9 @@ class Place(Protocol):
     def read(self, path: str) -> bytes:
         """Return a file's bytes."""
 
+    def recall(self, path: str) -> bytes:
+        """Return a file's bytes as `read` does, or as this process has seen them within a view (see there)."""
+
     def read_small(self, paths: Iterable[str]) -> Iterator[bytes | None]:
         """Yield what many small files hold, in order; None where there is none."""
 
@@ -70,6 +75,12 @@ class Place(Protocol):
     def writing(self, path: str) -> AbstractContextManager[BinaryIO]:
         """Give a file to write to; at the end, and only without an error, it takes its name, whole."""
 
+    def exchange(self, path: str, expected: bytes | None, data: bytes | None) -> bool:
+        """Write a file, whole, if it holds what is expected; say whether this call did. One of many callers wins.
+
+        None stands for no file, in either place.
+        """
+
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all that is in it, if it is there."""
 
@@ -83,9 +94,9 @@ class Place(Protocol):
         """Return the free space where a folder is or would be; None where there is no bound."""
 
 
-_DISK = Disk()
+_DISK, _OBJECTS = Disk(), Objects()
 
 
 def place_of(path: str) -> Place:
     """Return where a path leads."""
-    return _DISK
+    return _OBJECTS if is_url(path) else _DISK

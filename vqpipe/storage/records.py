@@ -22,14 +22,30 @@ SIGNATURE_BYTES = 16
 _CHECKSUM_BYTES = 4
 
 # Name, shape of one record, dtype, and what a shard without a record has.
-_ARRAYS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
+RECORDS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
     ("source_signature", (SIGNATURE_BYTES,), "uint8", 0),
     ("source_stamp", (SIGNATURE_BYTES,), "uint8", 0),
     ("stored_bytes", (), "int64", 0),
     ("squared_error", (), "float64", np.nan),
 )
 
-RECORD_ARRAYS = tuple(f"shards/{name}" for name, *_ in _ARRAYS)
+RECORD_ARRAYS = tuple(f"shards/{name}" for name, *_ in RECORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a shard is made from.
+
+    Attributes
+    ----------
+    signature : bytes
+        16 bytes that tell its rows.
+    stamp : bytes
+        16 bytes that tell the state of the objects that hold them, taken before the first was read.
+    """
+
+    signature: bytes
+    stamp: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +103,13 @@ class Records:
 
 def create_records(group: zarr.Group, count: int) -> None:
     """Write the metadata of the records of ``count`` shards, in place of any there were."""
-    for name, shape, dtype, fill in _ARRAYS:
+    for name, shape, dtype, fill in RECORDS:
         make_records(group, f"shards/{name}", (count, *shape), dtype, fill)
 
 
 def extend_records(group: zarr.Group, count: int) -> None:
     """Make room for the records of ``count`` shards."""
-    for name, shape, _, _ in _ARRAYS:
+    for name, shape, _, _ in RECORDS:
         records = record_array(group, name)
         if records.shape[0] < count:
             records.resize((count, *shape))
@@ -114,7 +130,7 @@ def read_records(path: str, group: zarr.Group) -> Records:
     damaged: set[int] = set()
     lost: set[int] = set()
     found: dict[str, NDArray[Any]] = {}
-    for name, shape, dtype, fill in _ARRAYS:
+    for name, shape, dtype, fill in RECORDS:
         stored = np.dtype(dtype).newbyteorder("<")
         count = record_array(group, name).shape[0]
         values = np.full((count, *shape), fill, dtype=stored)

@@ -17,7 +17,8 @@ from vqpipe.rows import prepare_rows, why_invalid
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codebook_file import cached_quantizer
-from vqpipe.storage.codes import CodeArray, Origin
+from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.records import Origin
 
 # Rows are encoded in windows of about this many bytes of float32.
 WINDOW_BYTES = 8 << 20

@@ -228,5 +228,5 @@ def verify_export(file: ExportedFile, _job: None) -> str:
             return f"has {size:,} bytes, {file.written.bytes:,} were written"
         same = hash_file(file.path) == file.written.sha256
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror or error}"
     return "" if same else "holds other bytes than were written"
