@@ -19,7 +19,14 @@ from vqpipe.storage.objects import requests
 ROWS, DIM, SHARD_ROWS = 3_000, 8, 500
 
 # What one run leaves and no other would: times, processes, places, the state of the source's objects.
-_OF_THE_RUN = ("run.json", "stages.json", "report.html", "shards/summary", "drift.npz")
+_OF_THE_RUN = (
+    "run.json",
+    "stages.json",
+    "report.html",
+    "lease.json",
+    "shards/summary",
+    "drift.npz",
+)
 _STAMPS = ("shards/source_stamp/c/", "shards/source_signature/c/")
 
 

@@ -14,7 +14,8 @@ from distributed import LocalCluster
 
 from vqpipe.config import ClusterConfig
 from vqpipe.engines import allocator
-from vqpipe.engines.dask import DaskRunner, cluster_class
+from vqpipe.engines.cluster import cluster_class
+from vqpipe.engines.dask import DaskRunner
 from vqpipe.engines.serial import SerialRunner
 from vqpipe.errors import ConfigError, SourceError, StageError
 from vqpipe.runner import Runner

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vqpipe import kernels
 from vqpipe.kernels import NearestCodewords, can_compile, machine, squared_errors
 from vqpipe.kernels.machine import Tile
-from vqpipe.kernels.nearest import _NearestWriter
+from vqpipe.kernels.nearest_writer import NearestWriter
 from vqpipe.kmeans import tally
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="this CPU has no fused multiply-add")
@@ -135,7 +135,7 @@ def test_squared_errors_are_those_of_longhand(
     np.testing.assert_allclose(found, tally.squared_errors(vectors, labels, centroids), rtol=1e-13)
 
 
-@pytest.mark.parametrize("tile", [Tile(16, 2, 8), Tile(4, 4, 4), Tile(8, 1, 2)])
+@pytest.mark.parametrize("tile", [Tile(16, 2, 8), Tile(4, 4, 4), Tile(8, 1, 2), Tile(8, 2, 5)])
 def test_the_tile_of_any_cpu_finds_the_same(tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     """LLVM cuts vectors that this CPU has not got: a mixed cluster writes the same codes."""
     rng = np.random.default_rng(8)
@@ -144,7 +144,7 @@ def test_the_tile_of_any_cpu_finds_the_same(tile: Tile, monkeypatch: pytest.Monk
     here = NearestCodewords(centroids).find(vectors)
     monkeypatch.setattr(kernels.nearest, "find_tile", lambda: tile)
     np.testing.assert_array_equal(NearestCodewords(centroids).find(vectors), here)
-    assert "fma" in str(_NearestWriter(5, tile).write())
+    assert "fma" in str(NearestWriter(5, tile).write())
 
 
 def test_a_cpu_without_fused_multiply_add_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "bokeh": ("vqpipe.report",),
     # Nothing of ours imports dask itself: distributed does.
     "dask": (),
-    "distributed": ("vqpipe.engines.dask",),
+    "distributed": ("vqpipe.engines.dask", "vqpipe.engines.sender", "vqpipe.engines.cluster"),
     "faiss": ("vqpipe.quantizer",),
     "google_crc32c": ("vqpipe.storage.records",),
     "jinja2": ("vqpipe.report",),

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,38 +118,3 @@ def test_prune_keeps_the_scratch_of_a_draw_that_goes_on(
     assert any(".scratch/" in name for name in before)
     assert command("prune", str(tmp_path / "out"), "--yes").exit_code == 0
     assert files_of(tmp_path / "out") == before
-
-
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-@pytest.mark.parametrize(
-    ("lease", "refused"),
-    [
-        (
-            lambda: {"run": "a", "host": socket.gethostname(), "pid": os.getpid(), "counter": 1},
-            True,
-        ),
-        (lambda: {"run": "a", "host": "another", "pid": 1, "counter": 1}, True),
-        (lambda: {"run": "a", "host": socket.gethostname(), "pid": dead_process()}, False),
-        (list, True),
-    ],
-    ids=["alive", "of another host", "dead", "no lease"],
-)
-def test_prune_and_repair_are_refused_while_a_run_works(
-    tmp_path: Path, lease: Callable[[], Any], refused: bool
-) -> None:
-    np.save(tmp_path / "rows.npy", vectors())
-    run_here(config_of(tmp_path, tmp_path / "rows.npy", "KM2", **KEYS))
-    output = tmp_path / "out"
-    (output / "lease").write_text(json.dumps(lease()))
-    try:
-        for call in (["prune"], ["prune", "--yes"], ["verify", "--repair"]):
-            result = command(call[0], str(output), *call[1:])
-            assert (result.exit_code == 1) == refused, result.output
-            assert ("works in it" in result.stderr) == refused
-    finally:
-        (output / "lease").unlink()

@@ -226,6 +226,7 @@ def test_a_run_takes_it_and_grows_with_it(tmp_path: Path) -> None:
     work = json.loads((tmp_path / "out" / "run.json").read_text())["work"]
     assert (work["encode"]["rows"], work["encode"]["tasks"]) == (20_000, 4)
     assert work["encode"]["task_seconds"] > 0
+    assert work["encode"]["task_cpu_seconds"] > 0
     grown = run_here(config_of(tmp_path, SMALL_URI.format("3e4"), "PQ4x4", **keys))
     assert (grown["generation"], grown["rows"]) == ("v1", 30_000)
     assert statuses(grown)["train"] == "skipped"

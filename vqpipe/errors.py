@@ -12,6 +12,8 @@
     │   ├── AccessError         an object store that lets us not in: no such bucket, no right, no credentials
     │   └── LimitError          memory or disk that the plan would exceed
     ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
+    ├── LeaseError              exit status 1: another run works in the output, or has taken it over
+    ├── WorkerError             exit status 1: a task ends whatever worker runs it
     ├── StoreError              exit status 1: an object store that cannot be reached or fails
     └── StageError              exit status 1: a stage failed; the output is a valid resume point
 """
@@ -85,6 +87,14 @@ class LimitError(InputError):
 
 class DamagedError(VqpipeError):
     """Something in the output is not what was written: it is named and never used."""
+
+
+class LeaseError(VqpipeError):
+    """The output is another run's: this one may not write there."""
+
+
+class WorkerError(VqpipeError):
+    """A task ends the worker that runs it: for want of memory, or by a crash."""
 
 
 class StoreError(VqpipeError, OSError):

@@ -77,7 +77,9 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command(epilog="Example: `vqpipe inspect runs/quickstart`")
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH-OR-URL", help="A source, codebook or output.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH-OR-URL", help="A source, codebook or output.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Say what a source, a codebook, a code array or an output folder holds."""
@@ -123,7 +125,8 @@ def prune(
 ) -> None:
     """Remove generations beyond keep_generations and what killed runs left; without --yes only say what would go.
 
-    Never the current generation, nor the one that the last run worked on; refused while a run works in the output.
+    Never the current generation, nor the one that the last run worked on. With --yes it is refused while a run works
+    in the output.
     """
     _call("prune", output=output, yes=yes, as_json=as_json)
 

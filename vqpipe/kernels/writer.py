@@ -58,6 +58,34 @@ class Writer:
         lanes = ir.Constant(ir.VectorType(INT32, kind.count), [0] * kind.count)
         return self.code.shuffle_vector(single, empty, lanes)
 
+    def load_vector(self, place: ir.Value, kind: ir.VectorType) -> ir.Value:
+        """Return the values from a place on, side by side."""
+        loaded = self.code.load(self.code.bitcast(place, kind.as_pointer()))
+        loaded.align = 4
+        return loaded
+
+    def turned(self, rows: Values) -> Values:
+        """Return the columns of a square of values, a vector each; as many rows as lanes, a power of 2.
+
+        Halves change places between rows that lie half the square apart, then quarters, and so on (Eklundh,
+        1972).
+        """
+        side = len(rows)
+        lanes = range(side)
+        kind = ir.VectorType(INT32, side)
+        step = side // 2
+        while step:
+            low = [side + lane - step if lane & step else lane for lane in lanes]
+            high = [side + lane if lane & step else lane + step for lane in lanes]
+            turned = list(rows)
+            for at in lanes:
+                if not at & step:
+                    pair = rows[at], rows[at + step]
+                    turned[at] = self.code.shuffle_vector(*pair, ir.Constant(kind, low))
+                    turned[at + step] = self.code.shuffle_vector(*pair, ir.Constant(kind, high))
+            rows, step = turned, step // 2
+        return rows
+
     def loop(
         self, count: ir.Value, carried: Values, body: Callable[[ir.Value, Values], Values]
     ) -> Values:

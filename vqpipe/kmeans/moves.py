@@ -125,9 +125,10 @@ def distances_to_nearest(
         table = np.empty((width + 1, len(others)), dtype=np.float32)
         table[:width] = others.T
         table[width] = -0.5 * np.einsum("kw,kw->k", others, others, dtype=np.float64)
-        table[width, ~living] = -np.inf
         for first in range(0, len(looked), _CANDIDATES):
             scores = rows[first : first + _CANDIDATES] @ table
+            # Not by way of the product, which makes NaN of an infinity and a zero.
+            scores[:, ~living] = -np.inf
             codes = looked[first : first + _CANDIDATES]
             own = np.flatnonzero((codes >= start) & (codes < start + _CODEWORDS))
             scores[own, codes[own] - start] = -np.inf

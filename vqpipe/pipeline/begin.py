@@ -18,10 +18,12 @@ from vqpipe.pipeline.generation import (
     list_generations,
     next_generation,
     say_changes,
+    state_of,
 )
 from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
-from vqpipe.pipeline.run import Run, sample_settings
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.sizes import sample_settings
 from vqpipe.pipeline.train import find_same_codebook
 from vqpipe.progress import Progress
 from vqpipe.quantizer import Quantizer, choose_route
@@ -31,7 +33,6 @@ from vqpipe.sources.source import Description, parse_descriptions
 from vqpipe.storage.codebook_file import read_codebook, write_codebook
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.objects.view import current_view, viewing
-from vqpipe.tasks.calibrate import CalibrateJob, calibrate
 
 # Stages that a generation is made of: forcing one of them starts the next generation.
 GENERATION_STAGES = ("ingest", "sample", "train", "encode")
@@ -58,6 +59,7 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     _check_reach(config)
     output.check_writable()
     generations = list_generations(output)
+    begun_from = state_of(generations)
     known: Sequence[str] = ()
     described: dict[str, Description] = {}
     if generations and force != "ingest":
@@ -75,6 +77,7 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     redo = frozenset(STAGES[STAGES.index(force) :]) if force else frozenset()
     run = Run(config, source, output, generation, spec, given, runner, progress, redo, news)
     run.view = current_view() or run.view
+    run.begun_from = begun_from
     check_files(run)
     check_limits(run)
     return run
@@ -246,12 +249,10 @@ def establish(run: Run) -> None:
         return
     run.generation.folder.create()
     earlier = find_same_codebook(run)
-    if earlier is None:
-        job = CalibrateJob(run.spec, run.source.dim)
-        route = next(iter(run.runner.map(calibrate, [None], job))).value()
-    else:
+    route = choose_route(run.spec, run.source.dim)
+    if earlier is not None:
         file = read_codebook(earlier.codebook_path)
-        route = earlier.route or choose_route(run.spec, run.source.dim)
+        route = earlier.route or route
         quantizer = replace(file.quantizer, route=route)
         write_codebook(run.generation.codebook_path, quantizer, file.history)
         run.generation.facts["stages"]["train"] = {
@@ -272,5 +273,6 @@ def _fix_order(run: Run) -> None:
     both = [run.generation] if newest.name == run.generation.name else [run.generation, newest]
     for generation in both:
         if generation.known_files != files:
+            generation.guard = run.may_write
             generation.facts["known_files"] = files
             generation.save()

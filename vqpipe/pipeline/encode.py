@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -18,6 +18,9 @@ from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.summary import drop_summary, read_summary, write_summary
 from vqpipe.tasks.compare import CompareJob, Doubtful, compare_rows
 from vqpipe.tasks.encode import Encoded, EncodeJob, encode_shard
+
+# Shards go out after a look at the lease that is at most this old.
+LOOK_SECONDS = 1.0
 
 
 def need(run: Run) -> Need:
@@ -77,7 +80,7 @@ def execute(run: Run) -> str:
         run.source, codes, run.generation.codebook_path, digest, run.config.source.invalid_rows
     )
     encoded: list[Encoded] = []
-    for outcome in run.runner.map(encode_shard, sorted(shards, key=attrgetter("index")), job):
+    for outcome in run.runner.map(encode_shard, _sent(run, shards), job):
         if outcome.error is not None:
             failed.append(outcome)
             continue
@@ -86,9 +89,10 @@ def execute(run: Run) -> str:
     run.forget_records()
     if failed:
         raise _failure(failed, codes.shard_count)
+    run.may_write()
     codes.publish_rows()
     run.rows_done["encode"] = sum(part.rows for part in encoded)
-    run.task_seconds["encode"] = [part.seconds for part in encoded]
+    run.task_seconds["encode"] = [(part.seconds, part.cpu_seconds) for part in encoded]
     run.generation.mark_done("encode", run.encode_fingerprint, rows=run.source.rows)
     run.generation.facts["latest"] = {"rows": run.source.rows, "files": run.source.files()}
     described = describe_objects(run.source)
@@ -104,6 +108,14 @@ def execute(run: Run) -> str:
     return (
         f"{run.rows_done['encode']:,} rows in {len(shards)} shards{left_out}{kept_shards}{compared}"
     )
+
+
+def _sent(run: Run, shards: Sequence[Shard]) -> Iterator[Shard]:
+    """Yield shards in order, as long as this run may write them."""
+    for shard in sorted(shards, key=attrgetter("index")):
+        # A look per shard would be most of what a rerun asks of an object store.
+        run.may_write(LOOK_SECONDS)
+        yield shard
 
 
 def _changed(

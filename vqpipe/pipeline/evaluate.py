@@ -97,6 +97,7 @@ def execute(run: Run) -> str:
         facts["queries"] = int(asked.sum())
         facts["database_rows"] = found.valid_rows if truth is not None else _database_rows(run)
     run.rows_done["evaluate"] = codes.rows
+    run.may_write()
     codes.write_use(found.use.counts)
     run.generation.folder.write_json(EVALUATION_FILE, facts)
     keep_baseline(run, codes, found.use)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from vqpipe.pipeline.run import MOST_HELDOUT_ROWS, Run
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.sizes import MOST_HELDOUT_ROWS
 from vqpipe.quantizer import choose_search, first_probes, more_probes
 from vqpipe.shards import Shard, plan_shards
 from vqpipe.storage.codebook_file import write_route

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,10 @@ def say_changes(stage: str, was: dict[str, Any], now: dict[str, Any]) -> str:
     )
 
 
+def _no_guard() -> None:
+    """Let everybody write: where nothing was begun there is no lease."""
+
+
 @dataclass
 class Generation:
     """One folder of an output, and what its ``stages.json`` says.
@@ -57,11 +62,14 @@ class Generation:
     facts : dict
         ``source`` (as it was when the generation began), ``settings`` (per stage, to say in words what
         changed), ``stages`` (per stage: fingerprint and state).
+    guard : callable
+        Called before anything is recorded; raises where that is not allowed (any more).
     """
 
     folder: Folder
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
+    guard: Callable[[], None] = field(default=_no_guard, compare=False)
 
     @property
     def number(self) -> int:
@@ -109,6 +117,7 @@ class Generation:
 
     def save(self) -> None:
         """Write ``stages.json``."""
+        self.guard()
         self.folder.write_json(STAGES_FILE, self.facts)
 
 
@@ -128,6 +137,11 @@ def list_generations(output: Folder) -> list[Generation]:
             "starts a generation of its own"
         )
     return found
+
+
+def state_of(generations: Sequence[Generation]) -> str:
+    """Return what tells whether generations are still as they were: a run begins from what it read of them."""
+    return fingerprint([[generation.name, generation.facts] for generation in generations])
 
 
 def find_generations(output: Folder) -> tuple[list[Generation], list[tuple[Folder, str]]]:

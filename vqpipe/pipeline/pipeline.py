@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError
 from vqpipe.pipeline import encode, evaluate, export, ingest, report, sample, train
 from vqpipe.pipeline.begin import begin_run, establish
-from vqpipe.pipeline.generation import current_name, set_current
+from vqpipe.pipeline.generation import current_name, list_generations, set_current, state_of
+from vqpipe.pipeline.leftovers import sweep, was_cut_short
 from vqpipe.pipeline.record import StageReport, begin_record, end_record
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
+from vqpipe.storage.lease import PATIENCE, Lease, Patience, take_lease
 from vqpipe.storage.objects.view import looking_anew, viewing
 
 ROUTE: tuple[Stage, ...] = (
@@ -28,6 +30,9 @@ ROUTE: tuple[Stage, ...] = (
     export.STAGE,
     report.STAGE,
 )
+
+# How a stage is run: the run, the stage, and the last stage that is to run.
+Call = Callable[[Run, Stage, str | None], StageReport]
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +64,8 @@ def run_pipeline(
     *,
     until: str | None = None,
     force: str | None = None,
-    call: Callable[[Run, Stage, str | None], StageReport] | None = None,
+    call: Call | None = None,
+    patience: Patience = PATIENCE,
 ) -> dict[str, Any]:
     """Run the stages that must run and return the summary.
 
@@ -74,9 +80,13 @@ def run_pipeline(
         A stage to take as never done.
     call : callable, optional
         How a stage is run, `run_stage` unless an orchestrator wraps it.
+    patience : Patience
+        How long another run's lease on the output is watched.
 
     Raises
     ------
+    LeaseError
+        If another run works in the output, or has taken it over.
     InputError
         For whatever of the user's input is wrong.
     StageError
@@ -84,15 +94,40 @@ def run_pipeline(
     """
     check_stage_names(until, force)
     run = begin_run(config, runner, progress, force)
+    began = time.monotonic()
+    with _taken_lease(run, patience) as lease:
+        if time.monotonic() - began > patience.poll_seconds:
+            # Whoever was waited for may have written what was seen before.
+            run.view.clear()
+        if state_of(list_generations(run.output)) != run.begun_from:
+            # Another run worked here in between.
+            run = begin_run(config, runner, progress, force)
+        run.hold(lease)
+        return _run_stages(run, stages_until(until), until, call or run_stage)
+
+
+def _taken_lease(run: Run, patience: Patience) -> Lease:
+    """Take the lease on the output, which nothing has written to yet."""
+    try:
+        run.output.create()
+        return take_lease(run.output, run.warn, patience)
+    except OSError as error:
+        raise _wrapped(run, "begin", error) from error
+
+
+def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call) -> dict[str, Any]:
     reports: list[StageReport] = []
     try:
         _begin_output(run)
-        for stage in stages_until(until):
-            reports.append((call or run_stage)(run, stage, until))  # noqa: PERF401
+        for stage in stages:
+            reports.append(call(run, stage, until))  # noqa: PERF401
+        if run.seconds:
+            # Workers may have been killed though the run went on.
+            sweep(run)
         with viewing(run.view):
             return end_record(run, "done", reports)
     except VqpipeError as error:
-        failed = stages_until(until)[len(reports)].name
+        failed = stages[min(len(reports), len(stages) - 1)].name
         reports.append(StageReport(failed, "failed", str(error), 0.0))
         error.summary = end_record(run, "failed", reports, error)
         raise
@@ -105,6 +140,8 @@ def _begin_output(run: Run) -> None:
     """Write down that a run has begun, before its first stage."""
     try:
         with viewing(run.view):
+            if was_cut_short(run.output):
+                sweep(run)
             establish(run)
             begin_record(run)
     except OSError as error:
@@ -146,6 +183,7 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
             run.warn(message)
         return StageReport(stage.name, "skipped", need.reason, 0.0)
     _log.info("%s: %s", stage.name, need.reason)
+    run.may_write()
     with looking_anew(run.view):
         done = stage.execute(run)
     seconds = time.perf_counter() - began
@@ -154,6 +192,8 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
 
 
 def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:
+    if isinstance(error, VqpipeError):
+        return error
     if isinstance(error, PermissionError):
         return OutputError(
             f"{stage}: {error.filename or run.output.path} may not be written ({error.strerror}); give the user "
@@ -169,4 +209,5 @@ def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:
 def publish(run: Run) -> None:
     """Point readers at the generation, now that it is complete."""
     if current_name(run.output) != run.generation.name:
+        run.may_write()
         set_current(run.output, run.generation.name)

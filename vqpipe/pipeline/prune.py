@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 from vqpipe.errors import OutputError
 from vqpipe.pipeline.generation import Generation, current_name, find_generations, list_generations
+from vqpipe.pipeline.leftovers import Removal, find_leftovers
 from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.sample import SCRATCH
-from vqpipe.pipeline.working import refuse_if_worked_on
-from vqpipe.storage.disk import PARTIAL
 from vqpipe.storage.folder import Folder
-from vqpipe.storage.place import place_of
-from vqpipe.storage.samples import find_sample
+from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.urls import is_url
 
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """Something that is not needed any more.
-
-    Attributes
-    ----------
-    path : str
-        Relative to the output.
-    bytes : int
-    why : str
-    """
-
-    path: str
-    bytes: int
-    why: str
+_log = logging.getLogger(__name__)
 
 
-def prune_output(output: Folder, keep: int | None = None, *, remove: bool) -> dict[str, Any]:
+def prune_output(
+    output: Folder, keep: int | None = None, *, remove: bool, patience: Patience = PATIENCE
+) -> dict[str, Any]:
     """Find, and remove if asked to, what an output no longer needs.
 
     Never the current generation, nor the one that the last run worked on.
@@ -46,6 +33,9 @@ def prune_output(output: Folder, keep: int | None = None, *, remove: bool) -> di
     keep : int, optional
         Newest generations to keep; by default what the last run's config says.
     remove : bool
+        Under the lease on the output; a dry run needs none.
+    patience : Patience
+        How long another run's lease is watched.
 
     Returns
     -------
@@ -57,14 +47,18 @@ def prune_output(output: Folder, keep: int | None = None, *, remove: bool) -> di
     ------
     OutputError
         If there is no output of a run.
-    StageError
-        If a run works in it.
+    LeaseError
+        If something is to be removed while a run works in it.
     """
     if not list_generations(output):
         raise OutputError(
             f"output {output.path}: there is no generation of a run in it; name the folder that a config calls output"
         )
-    refuse_if_worked_on(output, "prune")
+    with take_lease(output, _log.warning, patience) if remove else nullcontext():
+        return _prune(output, keep, remove=remove)
+
+
+def _prune(output: Folder, keep: int | None, *, remove: bool) -> dict[str, Any]:
     last = read_run_file(output)
     wanted = keep or int(last.get("config", {}).get("keep_generations", 2))
     generations, _ = find_generations(output)
@@ -78,7 +72,7 @@ def prune_output(output: Folder, keep: int | None = None, *, remove: bool) -> di
     removals = [removal for removal in found if _is_there(output, removal)]
     if remove:
         for removal in removals:
-            output.remove(removal.path)
+            removal.remove(output)
     return {
         "output": output.path,
         "removed": remove,
@@ -98,25 +92,19 @@ def _removals(
     for name in output.names():
         if name[:1] == "v" and name[1:].isdigit() and not (output / name).has("stages.json"):
             yield _removal(output, name, "a generation that a killed run never began")
-    yield from _sample_removals(output, kept)
-    for folder in ("", "samples", *sorted(names)):
-        for path, size in _partials(output / folder if folder else output, deep=bool(folder)):
-            inside = f"{folder}/{path}" if folder else path
-            yield Removal(inside, size, "half-written by a killed run")
+    samples = list(_sample_removals(output, kept))
+    yield from samples
+    known = {removal.path for removal in samples}
+    yield from (found for found in find_leftovers(output, names) if found.path not in known)
 
 
 def _sample_removals(output: Folder, kept: list[Generation]) -> Iterator[Removal]:
     samples = output / "samples"
     needed = {generation.facts["fingerprints"]["sample"][:12] for generation in kept}
     for name in samples.names():
-        scratch = name.endswith(SCRATCH)
-        fingerprint = name.removesuffix(SCRATCH).removesuffix(".zarr")
-        if fingerprint not in needed:
-            if scratch or name.endswith(".zarr"):
-                yield _removal(output, f"samples/{name}", "a sample that no generation refers to")
-        elif scratch and find_sample(samples.file(f"{fingerprint}.zarr")) is not None:
-            # Where the sample is not finished, the next run goes on with its scratch.
-            yield _removal(output, f"samples/{name}", "scratch space of a sample that is finished")
+        sample = name.removesuffix(SCRATCH)
+        if sample.endswith(".zarr") and sample.removesuffix(".zarr") not in needed:
+            yield _removal(output, f"samples/{name}", "a sample that no generation refers to")
 
 
 def _removal(output: Folder, path: str, why: str) -> Removal:
@@ -126,14 +114,3 @@ def _removal(output: Folder, path: str, why: str) -> Removal:
 def _is_there(output: Folder, removal: Removal) -> bool:
     """Say whether there is anything to remove: some stores list prefixes that nothing is left under."""
     return not is_url(output.path) or any(True for _ in (output / removal.path).files())
-
-
-def _partials(folder: Folder, *, deep: bool) -> Iterator[tuple[str, int]]:
-    """Yield half-written files and their sizes: in the output's own folder, nothing of other folders is ours."""
-    if deep:
-        yield from (file for file in folder.files() if file[0].endswith(PARTIAL))
-        return
-    for name in folder.names():
-        path = folder.file(name)
-        if name.endswith(PARTIAL) and not place_of(path).is_folder(path):
-            yield name, place_of(path).size(path)

@@ -14,6 +14,7 @@ from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.versions import versions
 from vqpipe.storage.codes import find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.lease import PATIENCE
 
 RUN_FILE = "run.json"
 
@@ -30,6 +31,9 @@ FIGURES = (
     "recall",
     "drift",
 )
+
+# A look at the lease that is younger says enough right after it was taken.
+LOOK_SECONDS = 1.0
 
 Status = Literal["running", "done", "failed", "stopped"]
 
@@ -56,6 +60,8 @@ def begin_record(run: Run) -> None:
         "summary": None,
     }
     rates = earlier.get("rows_per_second", {})
+    # The lease was taken a moment ago.
+    run.may_write(LOOK_SECONDS)
     run.output.write_json(RUN_FILE, {**_facts(run, "running"), **began, "rows_per_second": rates})
 
 
@@ -64,7 +70,8 @@ def end_record(
 ) -> dict[str, Any]:
     """Write ``run.json`` after the last stage and return the summary.
 
-    A disk that refuses the record must not hide what the run itself failed of.
+    A disk that refuses the record must not hide what the run itself failed of. Where another run has taken the
+    output over, the record is its own.
     """
     earlier = read_run_file(run.output)
     found = summary(run, reports)
@@ -82,7 +89,9 @@ def end_record(
         "rows_per_second": rates,
     }
     try:
-        run.output.write_json(RUN_FILE, {**_facts(run, status), **ended})
+        # A run that did nothing has nothing to lose by an older look, and asks a store once less.
+        if run.lease is None or run.lease.holds(0.0 if run.seconds else PATIENCE.beat_seconds):
+            run.output.write_json(RUN_FILE, {**_facts(run, status), **ended})
     except OSError as refused:
         run.warn(f"{RUN_FILE} cannot be written: {refused}")
     return found
@@ -97,7 +106,8 @@ def _work(run: Run) -> dict[str, dict[str, float]]:
             work[name]["rows"] = run.rows_done[name]
         if name in run.task_seconds:
             tasks = run.task_seconds[name]
-            work[name] |= {"tasks": len(tasks), "task_seconds": sum(tasks)}
+            clock, cpu = (sum(part) for part in zip(*tasks, strict=True)) if tasks else (0.0, 0.0)
+            work[name] |= {"tasks": len(tasks), "task_seconds": clock, "task_cpu_seconds": cpu}
     return work
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from vqpipe.codebook import CodebookSpec
 from vqpipe.config import Config
-from vqpipe.errors import CodebookError, ConfigError
+from vqpipe.errors import CodebookError
 from vqpipe.kmeans.schedule import MOST_SLICES, Schedule, plan_schedule
 from vqpipe.pipeline.generation import Generation, fingerprint
+from vqpipe.pipeline.sizes import SampleSizes, plan_sample
 from vqpipe.progress import Progress
 from vqpipe.quantizer import (
     Quantizer,
@@ -25,17 +25,10 @@ from vqpipe.shards import ceil_div, choose_shard_rows, choose_slice_rows
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.lease import Lease
 from vqpipe.storage.objects.view import View
 from vqpipe.storage.records import Records
 from vqpipe.storage.samples import Sample, find_sample
-
-MOST_HELDOUT_ROWS = 10_000
-MOST_DATABASE_ROWS = 1_000_000
-TRAIN_ROWS_PER_CODEWORD = 1_000
-LEAST_TRAIN_ROWS = 500_000
-
-# With fewer training rows a codeword than this, none are spared for measuring.
-LEAST_ROWS_PER_CODEWORD = 4
 
 # A slice is about so much work on one core, some 80 ms, and so many rows at most: less would cost more to send
 # and to add up than to compute, and more would leave workers waiting for the last one.
@@ -43,61 +36,6 @@ SLICE_FLOPS = 8_000_000_000
 TARGET_SLICE_ROWS = 8_192
 # A multiple of so many slices: as much work for each of two or four workers.
 EVEN_SLICES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class SampleSizes:
-    """Rows of the three sets of a sample."""
-
-    train: int
-    heldout: int
-    database: int
-
-
-def plan_sample(config: Config, rows: int, k: int) -> SampleSizes:
-    """Return how many rows to draw of a source of ``rows`` rows.
-
-    Raises
-    ------
-    ConfigError
-        If the config asks for more rows than there are.
-    """
-    heldout = min(rows // 10, MOST_HELDOUT_ROWS)
-    if rows - heldout < LEAST_ROWS_PER_CODEWORD * k:
-        heldout = 0
-    if config.train.heldout_rows != "auto":
-        heldout = config.train.heldout_rows
-    train = min(rows - heldout, max(TRAIN_ROWS_PER_CODEWORD * k, LEAST_TRAIN_ROWS))
-    if config.train.rows != "auto":
-        train = config.train.rows
-    if heldout >= rows:
-        raise ConfigError(
-            f"train.heldout_rows: {heldout:,} rows are to be kept apart and the source has {rows:,}, so none would be "
-            "left to learn from; lower it or write auto"
-        )
-    if train + heldout > rows:
-        raise ConfigError(
-            f"train.rows + train.heldout_rows: {train:,} + {heldout:,} rows are wanted, each row once, and the "
-            f"source has {rows:,}; lower them or write auto"
-        )
-    return SampleSizes(train, heldout, min(rows, MOST_DATABASE_ROWS))
-
-
-def sample_settings(config: Config, source: VectorArray, rows: int, k: int) -> dict[str, Any]:
-    """Return what the sample depends on, for a source that had ``rows`` rows when it was drawn."""
-    sizes = plan_sample(config, rows, k)
-    return {
-        "uri": list(source.uri) if isinstance(source.uri, tuple) else source.uri,
-        "key": source.key,
-        "format": source.format,
-        "metric": config.source.metric,
-        "seed": config.seed,
-        "train rows": sizes.train,
-        "heldout rows": sizes.heldout,
-        "dim": source.dim,
-        "dtype": source.dtype,
-        "rows": rows,
-    }
 
 
 @dataclass
@@ -125,8 +63,12 @@ class Run:
         What each stage took, as far as this run has come.
     rows_done : dict of str to int
         Rows that a stage went through, for the next plan's rates.
-    task_seconds : dict of str to list of float
+    task_seconds : dict of str to list of (float, float)
         What each task of a stage took on its worker, where tasks tell.
+    begun_from : str
+        The state of the output's generations that the run was planned from.
+    lease : Lease or None
+        On the output; None for a run that is only planned.
     view : View
         What the driver has seen of object stores since a stage last ran.
     """
@@ -144,7 +86,9 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
-    task_seconds: dict[str, list[float]] = field(default_factory=dict)
+    task_seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    begun_from: str = ""
+    lease: Lease | None = None
     view: View = field(default_factory=View, repr=False)
     _records: Records | None = field(default=None, repr=False)
 
@@ -153,6 +97,21 @@ class Run:
         if message not in self.warnings:
             self.warnings.append(message)
             self.progress.warn(message)
+
+    def hold(self, lease: Lease) -> None:
+        """Write under a lease from here on."""
+        self.lease = lease
+        self.generation.guard = self.may_write
+
+    def may_write(self, seconds: float = 0.0) -> None:
+        """Stop before a write if the output is another run's now; a look so many seconds ago is enough.
+
+        Raises
+        ------
+        LeaseError
+        """
+        if self.lease is not None:
+            self.lease.check(seconds)
 
     @property
     def rows_at_begin(self) -> int:

@@ -67,6 +67,7 @@ def execute(run: Run) -> str:
         scattered.append(outcome.value())
         run.progress.advance(outcome.item.rows)
     rows, targets = plan_targets(draws, scattered)
+    run.may_write()
     create_sample(path, rows, run.source.dim, run.source.dtype)
     gather_job = GatherJob(scratch.path, len(tasks), path, run.config.source.metric)
     sums: dict[Target, Moments] = {}
@@ -78,6 +79,7 @@ def execute(run: Run) -> str:
             total += sums[target].total
     mean = (total / max(1, rows["train"])).astype(np.float32)
     invalid_rows = sum(part.invalid_rows for part in scattered)
+    run.may_write()
     finish_sample(path, rows, invalid_rows, mean)
     output.remove(split(scratch.path)[1])
     left_out = f", {invalid_rows:,} invalid ones left out" if invalid_rows else ""

@@ -14,7 +14,8 @@ from vqpipe.kmeans.tally import Tally
 from vqpipe.memory import tally_bytes
 from vqpipe.pipeline.generation import STAGES_FILE, Generation, list_generations
 from vqpipe.pipeline.rotation import planned_rounds, turn
-from vqpipe.pipeline.run import MOST_HELDOUT_ROWS, Run
+from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.sizes import MOST_HELDOUT_ROWS
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.pipeline.starts import begin_next_stage, begin_training, initial_codebook
 from vqpipe.quantizer import Quantizer, choose_search, more_probes
@@ -76,6 +77,7 @@ def execute(run: Run) -> str:
         quantizer = Quantizer(state.codebook, run.route)
         changed = _change(run, sample, quantizer)
         history, origin = [asdict(record) for record in state.history], "trained before"
+    run.may_write()
     write_codebook(run.generation.codebook_path, quantizer, history)
     run.generation.mark_done(
         "train",
@@ -215,6 +217,7 @@ def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | Non
 
 
 def _checkpoint(run: Run, state: TrainState) -> None:
+    run.may_write()
     with run.generation.folder.writing(CHECKPOINT_FILE) as file:
         state.write(file)
 

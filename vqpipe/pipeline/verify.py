@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -18,13 +19,13 @@ from vqpipe.pipeline.check import (
 )
 from vqpipe.pipeline.generation import EVALUATION_FILE, STAGES_FILE, Generation, find_generations
 from vqpipe.pipeline.repair import repair_output
-from vqpipe.pipeline.working import refuse_if_worked_on
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray, open_source
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.storage.records import Records
 from vqpipe.storage.summary import check_summary, summary_path
 from vqpipe.tasks.verify import ShardCheck, VerifyJob, verify_shard
@@ -40,6 +41,7 @@ def verify_output(
     *,
     rows: int = ROWS_PER_SHARD,
     repair: bool = False,
+    patience: Patience = PATIENCE,
 ) -> dict[str, Any]:
     """Check all generations of an output, and set pending what is damaged if asked to.
 
@@ -53,6 +55,9 @@ def verify_output(
     rows : int
         Rows of each shard that are encoded again.
     repair : bool
+        Under the lease on the output.
+    patience : Patience
+        How long another run's lease is watched.
 
     Returns
     -------
@@ -64,7 +69,7 @@ def verify_output(
     ------
     OutputError
         If there is no output of a run.
-    StageError
+    LeaseError
         If it is to be repaired while a run works in it.
     """
     generations, damaged = find_generations(output)
@@ -72,9 +77,13 @@ def verify_output(
         raise OutputError(
             f"output {output.path}: there is no generation of a run in it; name the folder that a config calls output"
         )
-    if repair:
-        refuse_if_worked_on(output, "verify")
-    check = Check(output, config, runner, progress, rows)
+    with take_lease(output, progress.warn, patience) if repair else nullcontext():
+        return _verify(Check(output, config, runner, progress, rows), repair=repair)
+
+
+def _verify(check: Check, *, repair: bool) -> dict[str, Any]:
+    output = check.output
+    generations, damaged = find_generations(output)
     for folder, why in damaged:
         check.found("generation", folder.file(STAGES_FILE), why)
     check_current(check, [generation.name for generation in generations])

@@ -8,13 +8,11 @@ from vqpipe.quantizer.assign import (
     first_probes,
     more_probes,
 )
-from vqpipe.quantizer.calibrate import calibrate_route
 from vqpipe.quantizer.quantizer import Quantizer
 
 __all__ = [
     "Quantizer",
     "Route",
-    "calibrate_route",
     "choose_route",
     "choose_search",
     "compared_codewords",

@@ -37,8 +37,9 @@ from vqpipe.storage.records import (
 from vqpipe.storage.summary import drop_summary, read_summary
 from vqpipe.urls import join
 
-# Rows that decode together: a reader of few rows decodes no more than this.
-CHUNK_ROWS = 65_536
+# What decodes together: a reader of few rows decodes no more than this. In chunks of a few 10 KB the block that
+# Blosc leaves unshuffled at the end cost up to 19% of the codes' bits; in these it costs under half a percent.
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,9 @@ class CodeArray:
         return ["codes", *(name for name, wanted in optional if wanted)]
 
     def _make(self, group: zarr.Group, name: str) -> None:
-        chunk = divisor_at_most(self.shard_rows, CHUNK_ROWS)
-        if chunk < CHUNK_ROWS // 64:
+        most = max(1, CHUNK_BYTES // (self.columns * np.dtype(self.dtype).itemsize))
+        chunk = divisor_at_most(self.shard_rows, most)
+        if chunk < most // 64:
             chunk = self.shard_rows
         if name == "codes":
             shape = (self.rows, self.columns)

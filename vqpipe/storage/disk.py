@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,7 +76,9 @@ class Disk:
         for root, _, names in os.walk(path):
             for name in sorted(names):
                 whole = os.path.join(root, name)
-                yield os.path.relpath(whole, path), os.path.getsize(whole)
+                # Another process may have finished or removed it meanwhile.
+                with suppress(FileNotFoundError):
+                    yield os.path.relpath(whole, path), os.path.getsize(whole)
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes."""

@@ -30,17 +30,18 @@ from vqpipe.urls import bucket_and_key
 # With one request in twenty failing, one in 10^10 fails so many times; the waits add up to about half a minute.
 MOST_RETRIES = 8
 _FIRST_WAIT, _LONGEST_WAIT = timedelta(milliseconds=100), timedelta(seconds=8)
-_RETRY_SECONDS = timedelta(seconds=180)
+_LONGEST_TRIES = timedelta(seconds=180)
 
 # A connection on which nothing arrives for so long is given up and tried again; what arrives slowly is waited for.
-_SILENCE_SECONDS = timedelta(seconds=60)
-_LONGEST_REQUEST_SECONDS = timedelta(seconds=600)
+_SILENCE, _LONGEST_REQUEST = "60s", "600s"
 
 # Of a request that obstore has tried again.
 _RETRIED = re.compile(r"after [1-9][0-9]* retries")
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,40})</Code>")
+# Where credentials are asked for when nothing else holds any: the machine's own role.
+_LAST_RESORT = re.compile(r"performing [A-Z]+ http://(169\.254\.|metadata\.google\.)")
 _KIND = re.compile(r"kind: ([A-Za-z]{1,20})\b")
 
 _CREDENTIALS = {
@@ -71,25 +72,34 @@ def _open(url: str, retries: int) -> ObjectStore:
     scheme, _, name = url.partition("://")
     options: dict[str, Any] = {
         "client_options": {
-            "timeout": _LONGEST_REQUEST_SECONDS,
-            "read_timeout": _SILENCE_SECONDS,
+            "timeout": _LONGEST_REQUEST,
+            "read_timeout": _SILENCE,
             # Options that are given hide those of the environment.
             "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),
         },
         "retry_config": {
             "max_retries": retries,
-            "retry_timeout": _RETRY_SECONDS,
+            "retry_timeout": _LONGEST_TRIES,
             "backoff": {"init_backoff": _FIRST_WAIT, "max_backoff": _LONGEST_WAIT, "base": 2},
         },
     }
-    with asked(url):
-        if scheme == "memory":
-            return MemoryStore()
+    if scheme == "memory":
+        return MemoryStore()
+    try:
         if scheme == "gs":
             return GCSStore(name, **options)
-        if scheme == "az":
-            return AzureStore(name, **options)
-        return S3Store(name, **options)
+        return AzureStore(name, **options) if scheme == "az" else S3Store(name, **options)
+    except (BaseError, OSError, ValueError):
+        # A file of credentials that cannot be read, an account without a name.
+        raise _no_credentials(url) from None
+
+
+def _no_credentials(url: str) -> AccessError:
+    wanted = _CREDENTIALS.get(url.partition("://")[0], "those of the store")
+    return AccessError(
+        f"{url}: there are no credentials, or they cannot be read; set {wanted} in the environment of the driver "
+        "and of the workers"
+    )
 
 
 @contextmanager
@@ -138,6 +148,8 @@ def _told(url: str, error: Exception) -> Exception:
         return FileNotFoundError(errno.ENOENT, "there is no such object", url)
     if status is not None and status[1].startswith("416"):
         return EOFError(f"{url}: ends before the bytes that were asked for")
+    if _LAST_RESORT.search(text):
+        return _no_credentials(url)
     refused = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
     if refused or (status is not None and status[1][:3] in ("401", "403")):
         return AccessError(
@@ -148,11 +160,6 @@ def _told(url: str, error: Exception) -> Exception:
         return AccessError(
             f"{url}: the endpoint is plain http, which anyone on the way can read; use https, or set "
             "AWS_ALLOW_HTTP=true in the environment of the driver and of the workers"
-        )
-    if "169.254." in text or "metadata" in text or "redential" in text:
-        return AccessError(
-            f"{url}: there are no credentials; set {_CREDENTIALS.get(scheme, 'those of the store')} in the "
-            "environment of the driver and of the workers"
         )
     if isinstance(error, ValueError) and status is None:
         return ValueError(f"{url}: is no name that an object can have")

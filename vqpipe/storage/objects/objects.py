@@ -76,7 +76,7 @@ class Objects:
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes, as they are now."""
-        data = requests.get(path)
+        data = requests.read_version(path)
         if data is None:
             raise FileNotFoundError(2, "there is no such object", path)
         return data
@@ -121,15 +121,9 @@ class Objects:
     def exchange(self, path: str, expected: bytes | None, data: bytes | None) -> bool:
         """Write an object, whole, if it holds what is expected; say whether this call did.
 
-        Stores decide between callers when there is something to write. A removal looks first and then removes: who
-        wrote between the two loses what was written.
+        No store removes under a condition, so what is removed is an empty object from then on.
         """
-        if data is None:
-            if requests.get(path) != expected:
-                return False
-            requests.delete(path)
-            return True
-        return requests.put_once(path, data, lambda: requests.version_of(path, expected))
+        return requests.put_once(path, data or b"", expected)
 
     def remove(self, path: str) -> None:
         """Remove an object, and everything under its name as a prefix."""

@@ -37,6 +37,11 @@ BUFFER_BYTES = 8 << 20
 # Above it an object is sent in parts: a request that breaks off sends one part again.
 _PART_BYTES = 64 << 20
 
+# What this process read or wrote last of objects that are contended for: to replace one it need not be read again. A
+# version that is no longer there is refused by the store.
+_VERSIONS: dict[str, tuple[str, bytes]] = {}
+_MOST_VERSIONS, _MOST_VERSION_BYTES = 64, 4096
+
 _Answer = TypeVar("_Answer")
 
 
@@ -189,10 +194,8 @@ def delete(url: str) -> None:
         view.removed(url)
 
 
-def version_of(url: str, expected: bytes | None) -> Any:
-    """Return obstore's mode for a put in place of what is expected; None where something else is there."""
-    if expected is None:
-        return "create"
+def read_version(url: str) -> bytes | None:
+    """Return an object's bytes, as `get` does, and remember which version they are of."""
     store, key = open_key(url)
 
     def ask() -> tuple[str | None, bytes]:
@@ -200,33 +203,53 @@ def version_of(url: str, expected: bytes | None) -> Any:
         return found.meta["e_tag"], bytes(found.bytes())
 
     try:
-        etag, held = persistently(url, ask)
+        etag, data = persistently(url, ask)
     except FileNotFoundError:
         return None
-    return {"e_tag": etag} if held == expected else None
+    _remember(url, etag, data)
+    return data
 
 
-def put_once(url: str, data: bytes, version: Callable[[], Any]) -> bool:
-    """Put an object under a condition; say whether this call wrote it.
+def _remember(url: str, etag: str | None, data: bytes) -> None:
+    _VERSIONS.pop(url, None)
+    if etag and len(data) <= _MOST_VERSION_BYTES:
+        _VERSIONS[url] = etag, data
+    while len(_VERSIONS) > _MOST_VERSIONS:
+        _VERSIONS.pop(next(iter(_VERSIONS)), None)
 
-    A try whose answer was lost may have written it, and then the next is refused: what lies there tells.
+
+def _version_of(url: str, expected: bytes, *, remembered: bool) -> str | None:
+    """Return the ETag of an object that holds what is expected; None where something else is there."""
+    known = _VERSIONS.get(url) if remembered else None
+    if known is None or known[1] != expected:
+        known = _VERSIONS.get(url) if read_version(url) == expected else None
+    return None if known is None else known[0]
+
+
+def put_once(url: str, data: bytes, expected: bytes | None) -> bool:
+    """Put an object in place of what is expected, or of nothing; say whether this call wrote it.
+
+    A try whose answer was lost may have written it, and then the next is refused: what lies there tells. So data that
+    callers contend with must be their own.
 
     Parameters
     ----------
     url : str
     data : bytes
-    version : callable
-        Returns obstore's mode of the put; None where what is there rules it out.
+    expected : bytes or None
     """
     bucket, key = bucket_and_key(url)
     store, in_doubt = impatient_bucket_of(bucket), False
     for tried in range(MOST_RETRIES + 1):
-        mode = version()
-        if mode is None:
-            return in_doubt and get(url) == data
+        mode: Any = "create"
+        if expected is not None:
+            etag = _version_of(url, expected, remembered=not in_doubt)
+            if etag is None:
+                return in_doubt and get(url) == data
+            mode = {"e_tag": etag}
         try:
             with asked(url):
-                obstore.put(store, key, data, mode=mode, use_multipart=False)
+                found = obstore.put(store, key, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
             return in_doubt and get(url) == data
         except StoreError:
@@ -236,5 +259,6 @@ def put_once(url: str, data: bytes, version: Callable[[], Any]) -> bool:
             # Spread, so that those who were refused together do not come back together.
             time.sleep(random.uniform(0.05, 0.1) * 2 ** min(tried, 6))  # noqa: S311
         else:
+            _remember(url, found["e_tag"], data)
             return True
     return False
