@@ -24,10 +24,9 @@ _OF_THE_RUN = (
     "stages.json",
     "report.html",
     "lease.json",
-    "shards/summary",
     "drift.npz",
 )
-_STAMPS = ("shards/source_stamp/c/", "shards/source_signature/c/")
+_STAMPS = ("shards/source_stamp/c/", "shards/source_signature/c/", "shards/summary/")
 
 
 def vectors(rows: int = ROWS) -> np.ndarray:

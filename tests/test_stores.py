@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def test_other_readers_open_an_output_in_a_store(finished: Finished, server: int
             "aws_region": "us-east-1",
         },
     }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "summary" in [
+            name for name, _ in vqpipe.open_codes(finished.output)["shards"].members()
+        ]
     others = tensorstore.open(spec, open=True).result().read().result()
     assert (others == codes[...]).all()
 
@@ -273,6 +279,28 @@ def test_one_of_many_writers_wins(
         assert not folder.replace_bytes("lease.json", b"late", held)
         # No store removes under a condition: what is removed is empty.
         assert folder.read_bytes("lease.json") == b""
+
+
+def write_half(folder: Folder) -> None:
+    with folder.writing("large") as file:
+        file.write(b"half of it")
+        raise ZeroDivisionError
+
+
+@pytest.mark.long
+def test_a_large_object_appears_whole_or_not_at_all(base: str) -> None:
+    """Above 64 MiB it goes in parts; an error on the way leaves what was there."""
+    folder, piece = Folder(base), np.random.default_rng(0).bytes(1 << 20)
+    with folder.writing("large") as file:
+        file.writelines([piece] * 70)
+    with folder.reading("large") as file:
+        assert all(file.read(1 << 20) == piece for _ in range(70))
+        assert file.read() == b""
+    with pytest.raises(ZeroDivisionError):
+        write_half(folder)
+    assert dict(folder.files()) == {"large": 70 << 20}
+    folder.remove("large")
+    assert folder.names() == []
 
 
 def test_few_rows_cost_few_bytes(base: str, server: int, monkeypatch: pytest.MonkeyPatch) -> None:

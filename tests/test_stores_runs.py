@@ -153,7 +153,7 @@ def test_damage_in_a_store_is_found_and_mended(memory: str, tmp_path: Path) -> N
     config = store_config(tmp_path, base, f"{base}/x.npy", export=[])
     run_here(config)
     before = objects_of(f"{base}/out")
-    for inside in ("codes/c/1/0", "shards/stored_bytes/c/3", "shards/summary"):
+    for inside in ("codes/c/1/0", "shards/stored_bytes/c/3", "shards/summary/c/0"):
         name = f"v1/codes.zarr/{inside}"
         put(f"{base}/out/{name}", before[name][:-1] + bytes([before[name][-1] ^ 1]))
     output = Folder(f"{base}/out")
@@ -375,7 +375,7 @@ def test_records_come_from_their_summary_or_else_from_themselves(
         patch.setattr(CodeArray, "stored_records", lambda codes: pytest.fail("records were read"))
         assert codes.records().digest == stored.digest
     path = summary_path(codes.path)
-    whole = objects_of(codes.path)["shards/summary"]
+    whole = objects_of(codes.path)["shards/summary/c/0"]
     for damaged in (b"", whole[:-1], whole[:100], whole.replace(b"vqpipe", b"vqpipf"), whole * 2):
         put(path, damaged)
         assert read_summary(codes.path) is None

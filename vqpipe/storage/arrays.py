@@ -177,6 +177,15 @@ def write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
         array[...] = values
 
 
+def write_raw(group: zarr.Group, name: str, data: bytes) -> None:
+    """Write bytes as they are, as an array of one chunk."""
+    size = max(1, len(data))
+    array = group.create_array(
+        name, shape=(size,), chunks=(size,), dtype="uint8", compressors=None, overwrite=True
+    )
+    array[: len(data)] = np.frombuffer(data, np.uint8)
+
+
 def divisor_at_most(number: int, most: int) -> int:
     """Return the largest divisor of ``number`` that is at most ``most``.
 

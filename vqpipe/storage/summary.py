@@ -2,7 +2,7 @@
 
 Four objects a shard are four requests a shard. Once all shards are done their records are written again together, and
 read from there; before any record is written or set back the summary is removed. Where there is none, or it fails
-its checksum, the records themselves are read.
+its checksum, the records themselves are read. To Zarr it is an array of bytes in one chunk, which is read past it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vqpipe.storage.arrays import open_group, write_raw
 from vqpipe.storage.place import place_of
 from vqpipe.storage.records import RECORDS, Records
 from vqpipe.urls import is_url, join
-
-SUMMARY = "summary"
 
 _MAGIC = b"vqpipe records 1\n"
 _CHECKSUM_BYTES = 32
@@ -24,16 +23,14 @@ _CHECKSUM_BYTES = 32
 
 def summary_path(codes: str) -> str:
     """Return where the summary of a ``codes.zarr`` lies."""
-    return join(codes, "shards", SUMMARY)
+    return join(codes, "shards", "summary", "c", "0")
 
 
 def write_summary(codes: str, records: Records) -> None:
     """Write the summary of records, all of them done; nothing on a disk, where reading them costs little."""
     if not is_url(codes) or records.damaged or np.isnan(records.squared_error).any():
         return
-    data = _pack(records)
-    with place_of(codes).writing(summary_path(codes)) as file:
-        file.write(data)
+    write_raw(open_group(codes, writable=True), "shards/summary", _pack(records))
 
 
 def drop_summary(codes: str) -> None:

@@ -74,8 +74,9 @@ def list_tree(url: str) -> dict[str, Meta]:
     begin = len(key) + 1 if key else 0
 
     def ask() -> dict[str, Meta]:
-        batches = obstore.list(store, key or None)
-        return {meta["path"][begin:]: meta_of(meta) for batch in batches for meta in batch}
+        metas = (meta for batch in obstore.list(store, key or None) for meta in batch)
+        # Some stores list the prefix itself, as an empty object.
+        return {meta["path"][begin:]: meta_of(meta) for meta in metas if meta["path"] != key}
 
     return persistently(url, ask)
 
@@ -95,9 +96,12 @@ def list_here(url: str) -> Listing:
     store, key = open_key(url)
     found = persistently(url, lambda: obstore.list_with_delimiter(store, key or None))
     folders = {prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]}
-    return Listing(
-        folders, {meta["path"].rpartition("/")[2]: meta_of(meta) for meta in found["objects"]}
-    )
+    objects = {
+        meta["path"].rpartition("/")[2]: meta_of(meta)
+        for meta in found["objects"]
+        if meta["path"] != key
+    }
+    return Listing(folders, objects)
 
 
 def listing(url: str) -> Listing:
