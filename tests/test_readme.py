@@ -69,4 +69,5 @@ def test_the_python_blocks_run_on_the_quickstart(
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_config_that_is_shipped_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQPIPE_DATA", "/data")
+    monkeypatch.setenv("VQPIPE_BUCKET", "bucket")
     assert load_config(path).name == path.stem

@@ -60,8 +60,10 @@ def test_file_named_like_a_pattern_is_that_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "wanted"),
     [
-        ("s3://bucket/a.npy", ["s3://", "not built yet"]),
-        ("memory://a.zarr", ["memory://", "not built yet"]),
+        ("ftp://bucket/a.npy", ["ftp://", "not known"]),
+        ("memory://bucket/a.npy", ["memory://bucket/a.npy", "no such object"]),
+        ("memory://bucket/a.zarr", ["memory://bucket/a.zarr", "no such object"]),
+        ("memory://bucket/*.npy", ["*.npy", "no object matches"]),
         ("file://host/a.npy", ["'host'"]),
         ("{}/none-*.npy", ["none-*.npy", "no file matches"]),
         ("{}/none.npy", ["none.npy", "no such file"]),

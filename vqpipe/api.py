@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from vqpipe.progress import Silent
 from vqpipe.quantizer import Quantizer
 from vqpipe.storage.arrays import found_whole, open_group
 from vqpipe.storage.folder import Folder
+from vqpipe.urls import absolute
 
 
 def load_codebook(path: str | Path) -> Quantizer:
@@ -27,7 +27,7 @@ def load_codebook(path: str | Path) -> Quantizer:
     Parameters
     ----------
     path : str or Path
-        A ``codebook.zarr``, or a FAISS PQ, OPQ or RQ index.
+        A ``codebook.zarr``, or a FAISS PQ, OPQ or RQ index; a path or a URL.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def load_codebook(path: str | Path) -> Quantizer:
     CodebookError
         If there is none, or it is damaged.
     """
-    return read_given(os.path.abspath(path))
+    return read_given(absolute(path))
 
 
 def open_codes(output: str | Path) -> zarr.Group:
@@ -48,7 +48,7 @@ def open_codes(output: str | Path) -> zarr.Group:
     Parameters
     ----------
     output : str or Path
-        The output folder of a run.
+        The output folder of a run; a path or a URL.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def open_codes(output: str | Path) -> zarr.Group:
     DamagedError
         If its metadata cannot be read.
     """
-    folder = Folder(os.path.abspath(output))
+    folder = Folder(absolute(output))
     name = current_name(folder)
     if name is None:
         raise OutputError(

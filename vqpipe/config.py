@@ -62,7 +62,7 @@ class FileConfig(_Section):
     """Vectors or row numbers in a file: queries and their truth."""
 
     uri: Uri
-    """Path of the file or Zarr array."""
+    """Path or URL of the file or Zarr array."""
     format: Literal["auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "ivecs"] = (
         "auto"
     )
@@ -75,7 +75,7 @@ class SourceConfig(_Section):
     """Where the vectors are."""
 
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
-    """Path, glob, `synthetic:mixture?rows=1e9&dim=96&seed=0` (computed, to rehearse), or a list of them."""
+    """Path, glob, URL (s3, gs, az), `synthetic:mixture?rows=1e9&dim=96&seed=0` (computed, to rehearse), or a list."""
     format: Literal[
         "auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "synthetic"
     ] = "auto"
@@ -231,7 +231,7 @@ class Config(_Section):
     """Seed of every draw: the same config on the same source gives the same bytes."""
     source: SourceConfig
     output: Uri
-    """Path of the output folder."""
+    """Path or URL of the output folder; what opens an object store stands in the environment alone."""
     codebook: CodebookConfig
     """KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16, RQ8, a mapping, or `{from: PATH}`."""
     train: TrainConfig = TrainConfig()

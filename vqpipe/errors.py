@@ -9,10 +9,12 @@
     │   ├── InvalidRowError     a row that has no nearest codeword (NaN, Inf, zero under cosine)
     │   ├── CodebookError       a codebook that cannot be read, or cannot be learnt from this source
     │   ├── OutputError         the output folder: in the way, write-protected, of another source
+    │   ├── AccessError         an object store that lets us not in: no such bucket, no right, no credentials
     │   └── LimitError          memory or disk that the plan would exceed
     ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
     ├── LeaseError              exit status 1: another run works in the output, or has taken it over
     ├── WorkerError             exit status 1: a task ends whatever worker runs it
+    ├── StoreError              exit status 1: an object store that cannot be reached or fails
     └── StageError              exit status 1: a stage failed; the output is a valid resume point
 """
 
@@ -75,6 +77,10 @@ class OutputError(InputError):
     """The output folder cannot be used."""
 
 
+class AccessError(InputError):
+    """An object store lets us not in: there is no such bucket, no right, or there are no credentials."""
+
+
 class LimitError(InputError):
     """The plan would exceed the memory or the disk that it is given."""
 
@@ -89,6 +95,10 @@ class LeaseError(VqpipeError):
 
 class WorkerError(VqpipeError):
     """A task ends the worker that runs it: for want of memory, or by a crash."""
+
+
+class StoreError(VqpipeError, OSError):
+    """An object store cannot be reached or fails, though it was asked again and again: what a disk's OSError is."""
 
 
 class StageError(VqpipeError):

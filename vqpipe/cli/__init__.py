@@ -24,7 +24,7 @@ ConfigPath = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file; see `vqpipe init`.")
 ]
 OutputPath = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="The folder that a config calls output.")
+    str, typer.Argument(metavar="OUTPUT", help="The folder, or URL, that a config calls output.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -77,7 +77,9 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command(epilog="Example: `vqpipe inspect runs/quickstart`")
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A source, codebook or output.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH-OR-URL", help="A source, codebook or output.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Say what a source, a codebook, a code array or an output folder holds."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 import yaml
 
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.sources import open_source
+from vqpipe.urls import absolute, split
 
 _STARTER = """\
 # A vqpipe config. Every key but source, output and codebook may be left out: what stands here is its default.
@@ -68,12 +67,12 @@ def execute(source: str | None) -> None:
         m = suggest_m(found.dim)
         ratio = found.row_bytes / m
         computed = source.startswith(SYNTHETIC_SCHEME)
-        last = source.partition("?")[0] if computed else os.path.basename(source.rstrip("/"))
+        last = source.partition("?")[0] if computed else split(source.rstrip("/"))[1]
         name = last.removeprefix(SYNTHETIC_SCHEME).split(".")[0]
         facts = {
             "name": _plain(name),
             "output": _plain(f"runs/{name}"),
-            "uri": _plain(source if computed else os.path.abspath(source)),
+            "uri": _plain(source if computed else absolute(source)),
             "format": found.format,
             "codebook": f"PQ{m}",
             "why": f"{found.rows:,} {found.dtype} rows of dim {found.dim}: {m} bytes a row, {ratio:.0f} to 1; "

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 
 import typer
 
 from vqpipe.pipeline.prune import prune_output
 from vqpipe.report.facts import format_bytes
 from vqpipe.storage.folder import Folder
+from vqpipe.urls import absolute
 
 
 def execute(output: str, *, yes: bool, as_json: bool) -> None:
     """Remove what an output no longer needs, or say what that would be."""
-    found = prune_output(Folder(os.path.abspath(output)), remove=yes)
+    found = prune_output(Folder(absolute(output)), remove=yes)
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,11 +14,12 @@ from vqpipe.engines.serial import SerialRunner
 from vqpipe.pipeline.recorded import recorded_config
 from vqpipe.pipeline.verify import verify_output
 from vqpipe.storage.folder import Folder
+from vqpipe.urls import absolute
 
 
 def execute(output: str, *, repair: bool, rows: int, as_json: bool) -> None:
     """Check an output and print what was found."""
-    folder = Folder(os.path.abspath(output))
+    folder = Folder(absolute(output))
     config = recorded_config(folder)
     # Where it is not known how the output was made, this process reads it.
     engine = nullcontext(SerialRunner()) if config is None else make_runner(config)

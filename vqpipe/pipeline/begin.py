@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -31,13 +29,16 @@ from vqpipe.progress import Progress
 from vqpipe.quantizer import Quantizer, choose_route
 from vqpipe.runner import Runner
 from vqpipe.sources import VectorArray, open_source
+from vqpipe.sources.source import Description, parse_descriptions
 from vqpipe.storage.codebook_file import read_codebook, write_codebook
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.objects.view import current_view, viewing
 
 # Stages that a generation is made of: forcing one of them starts the next generation.
 GENERATION_STAGES = ("ingest", "sample", "train", "encode")
 
 
+@viewing()
 def begin_run(config: Config, runner: Runner, progress: Progress, force: str | None = None) -> Run:
     """Turn a config into a run. Nothing is written yet.
 
@@ -55,13 +56,17 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
         For whatever of the user's input is wrong.
     """
     output = Folder(config.output)
-    _check_output(output)
+    _check_reach(config)
+    output.check_writable()
     generations = list_generations(output)
     begun_from = state_of(generations)
-    known = generations[0].known_files if generations and force != "ingest" else ()
-    source = open_source(
-        config.source.uri, config.source.format, config.source.key, config.source.rows, known
-    )
+    known: Sequence[str] = ()
+    described: dict[str, Description] = {}
+    if generations and force != "ingest":
+        known = generations[0].known_files
+        described = parse_descriptions(generations[0].facts.get("described"))
+    named = config.source
+    source = open_source(named.uri, named.format, named.key, named.rows, known, described)
     given = None if config.codebook.source is None else read_given(config.codebook.source)
     spec = _check_codebook(config, source, given)
     if given is None and config.train.init is not None:
@@ -71,24 +76,21 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     generation, news = _choose(config, source, spec, given, generations, force, output)
     redo = frozenset(STAGES[STAGES.index(force) :]) if force else frozenset()
     run = Run(config, source, output, generation, spec, given, runner, progress, redo, news)
+    run.view = current_view() or run.view
     run.begun_from = begun_from
     check_files(run)
     check_limits(run)
     return run
 
 
-def _check_output(output: Folder) -> None:
-    nearest = output.nearest()
-    if not nearest.is_dir():
-        raise OutputError(
-            f"output {output.path}: {nearest} is a file, and the output is a folder; name another output or move "
-            "the file"
-        )
-    # A file system without blocks (/proc, /sys) holds nothing that is written to it.
-    if not os.access(nearest, os.W_OK | os.X_OK) or not shutil.disk_usage(nearest).total:
-        raise OutputError(
-            f"output {output.path}: {nearest} cannot be written; give the user who runs this the right to write "
-            "there, or name another output"
+def _check_reach(config: Config) -> None:
+    """Refuse what is in the memory of this process where other processes work."""
+    uris = config.source.uri if isinstance(config.source.uri, list) else [config.source.uri]
+    named = [uri for uri in (config.output, *uris) if uri.startswith("memory://")]
+    if named and config.cluster != "serial":
+        raise ConfigError(
+            f"{named[0]}: lies in the memory of this process, which the workers of a cluster cannot see; write "
+            "cluster: serial, or name a place that all of them reach"
         )
 
 

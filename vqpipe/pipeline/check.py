@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ from vqpipe.storage.folder import Folder
 from vqpipe.storage.samples import SETS, find_sample
 from vqpipe.tasks.export import Exported
 from vqpipe.tasks.verify import ExportedFile, SamplePiece, verify_export, verify_sample
+from vqpipe.urls import join, relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Finding:
     Attributes
     ----------
     what : str
-        ``shard``, ``codes``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``, ``baseline``, ``export``,
-        ``generation`` or ``current``.
+        ``shard``, ``codes``, ``summary``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``, ``baseline``,
+        ``export``, ``generation`` or ``current``.
     path : str
         Relative to the output.
     why : str
@@ -67,7 +67,7 @@ class Check:
 
     def found(self, what: str, path: str, why: str, shard: Shard | None = None) -> None:
         """Keep a finding; the path is said once."""
-        where = os.path.relpath(path, self.output.path)
+        where = relative(path, self.output.path)
         place = {} if shard is None else {"shard": shard.index, "start": shard.start, "stop": shard.stop}  # fmt: skip
         self.findings.append(Finding(what, where, why.replace(f"{path}: ", "", 1), **place))
 
@@ -104,7 +104,7 @@ def check_checkpoint(check: Check, generation: Generation) -> None:
         return
     path = generation.folder.file(CHECKPOINT_FILE)
     try:
-        with open(path, "rb") as file:
+        with generation.folder.reading(CHECKPOINT_FILE) as file:
             TrainState.read(file)
     except Exception as error:
         # Damaged bytes make NumPy's and zip's readers raise whatever they meet first.
@@ -136,7 +136,7 @@ def check_figures(check: Check, generation: Generation, codes: CodeArray | None)
             return
         generation.folder.read_json(EVALUATION_FILE)
         if codes is not None:
-            path = os.path.join(codes.path, "code_counts")
+            path = join(codes.path, "code_counts")
             codes.read_use()
     except VqpipeError as error:
         check.found("evaluation", path, str(error))

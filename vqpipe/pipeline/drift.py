@@ -82,7 +82,7 @@ def check_baseline(folder: Folder) -> str:
 def _read_baseline(folder: Folder) -> tuple[int, Int64, NDArray[np.uint8]]:
     # NumPy does not close a file that it cannot read.
     with (
-        open(folder.file(BASELINE_FILE), "rb") as file,
+        folder.reading(BASELINE_FILE) as file,
         np.load(file, allow_pickle=False) as stored,
     ):
         return int(stored["rows"]), stored["counts"], stored["signatures"]
@@ -90,7 +90,7 @@ def _read_baseline(folder: Folder) -> tuple[int, Int64, NDArray[np.uint8]]:
 
 def keep_baseline(run: Run, codes: CodeArray, use: CodeUse) -> None:
     """Write down what the next run's drift is measured from."""
-    with run.generation.folder.writing(BASELINE_FILE) as path, open(path, "wb") as file:
+    with run.generation.folder.writing(BASELINE_FILE) as file:
         signatures = run.records().source_signature[: codes.shard_count]
         np.savez(file, rows=codes.rows, counts=use.counts, signatures=signatures)
 

@@ -13,7 +13,9 @@ from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.runner import Outcome
 from vqpipe.shards import Shard
+from vqpipe.sources.source import describe_objects
 from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.storage.summary import drop_summary, read_summary, write_summary
 from vqpipe.tasks.compare import CompareJob, Doubtful, compare_rows
 from vqpipe.tasks.encode import Encoded, EncodeJob, encode_shard
 
@@ -69,6 +71,7 @@ def execute(run: Run) -> str:
     digest = run.finished_digest()
     settle_route(run)
     facts = {"codebook": str(run.spec), "codebook_digest": digest}
+    drop_summary(codes.path)
     codes.prepare({**facts, "metric": run.config.source.metric})
     run.progress.begin("encode", pending.rows, "rows")
     failed: list[Outcome[Shard, Any]] = []
@@ -92,6 +95,9 @@ def execute(run: Run) -> str:
     run.task_seconds["encode"] = [(part.seconds, part.cpu_seconds) for part in encoded]
     run.generation.mark_done("encode", run.encode_fingerprint, rows=run.source.rows)
     run.generation.facts["latest"] = {"rows": run.source.rows, "files": run.source.files()}
+    described = describe_objects(run.source)
+    if described:
+        run.generation.facts["described"] = described
     run.generation.save()
     masked = sum(part.masked_rows for part in encoded)
     left_out = f", {masked:,} masked" if masked else ""
@@ -161,4 +167,11 @@ def _say_cause(cause: Exception | None) -> str:
     return f"{type(cause).__name__}: {cause}{advice}"
 
 
-STAGE = Stage("encode", need, execute)
+def summarize(run: Run) -> None:
+    """Have the records in one object, where that spares requests, for the runs to come."""
+    codes = run.finished_codes()
+    if read_summary(codes.path) is None:
+        write_summary(codes.path, run.records())
+
+
+STAGE = Stage("encode", need, execute, remind=summarize)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,7 @@ from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.quantizer.faiss_index import packed_row_bytes
 from vqpipe.shards import plan_shards
 from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.storage.place import place_of
 from vqpipe.tasks.export import ExportFile, ExportJob, export_file
 
 # Above this many bytes of packed codes the index is written in parts, by as many tasks.
@@ -75,7 +75,10 @@ def _is_there(run: Run, file: ExportFile) -> bool:
     """Say whether an exported file has the size that was written."""
     path = run.generation.folder.file(file.name)
     wanted = run.generation.stage("export").get("files", {}).get(file.name)
-    return wanted is not None and os.path.exists(path) and os.path.getsize(path) == wanted["bytes"]
+    try:
+        return wanted is not None and place_of(path).size(path) == wanted["bytes"]
+    except FileNotFoundError:
+        return False
 
 
 def _files(run: Run, codes: CodeArray) -> list[ExportFile]:

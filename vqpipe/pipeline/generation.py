@@ -150,10 +150,12 @@ def find_generations(output: Folder) -> tuple[list[Generation], list[tuple[Folde
     damaged: list[tuple[Folder, str]] = []
     for name in output.names():
         folder = output / name
-        if not (name[:1] == "v" and name[1:].isdigit() and folder.has(STAGES_FILE)):
+        if not (name[:1] == "v" and name[1:].isdigit()):
             continue
         try:
             facts = folder.read_json(STAGES_FILE)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OutputError as error:
             damaged.append((folder, str(error)))
             continue

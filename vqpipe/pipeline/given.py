@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from vqpipe.codebook import Codebook, CodebookSpec, Metric
 from vqpipe.errors import CodebookError
 from vqpipe.quantizer import Quantizer
 from vqpipe.quantizer.faiss_codebook import read_index_codebook
 from vqpipe.storage.codebook_file import read_codebook
+from vqpipe.storage.place import place_of
 
 
 def read_given(path: str) -> Quantizer:
@@ -19,13 +18,15 @@ def read_given(path: str) -> Quantizer:
     CodebookError
         If there is none, or it cannot be used.
     """
-    if not os.path.exists(path):
+    place = place_of(path)
+    if not place.exists(path):
         raise CodebookError(
             f"codebook {path}: there is no such file or folder; give a codebook.zarr or a FAISS index"
         )
-    if os.path.isdir(path):
+    if place.is_folder(path):
         return read_codebook(path).quantizer
-    return read_index_codebook(path)
+    with place.local_copy(path) as local:
+        return read_index_codebook(local)
 
 
 def read_initial(path: str, spec: CodebookSpec, dim: int, metric: Metric) -> Codebook:

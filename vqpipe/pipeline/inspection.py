@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from vqpipe.sources import open_source
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.urls import absolute
 
 
 def inspect_path(path: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def inspect_path(path: str) -> dict[str, Any]:
     InputError
         If it holds nothing that is known.
     """
-    folder = Folder(os.path.abspath(path))
+    folder = Folder(absolute(path))
     if folder.has(RUN_FILE) or folder.has(CURRENT_FILE):
         return _output(folder)
     if folder.has("centroids"):
@@ -84,7 +84,7 @@ def _training(generation: Generation) -> dict[str, Any]:
     if not generation.folder.has(CHECKPOINT_FILE):
         return {}
     try:
-        with open(generation.folder.file(CHECKPOINT_FILE), "rb") as file:
+        with generation.folder.reading(CHECKPOINT_FILE) as file:
             state = TrainState.read(file)
     except (OSError, ValueError):
         return {"training": "its checkpoint cannot be read"}

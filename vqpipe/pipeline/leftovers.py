@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vqpipe.errors import DamagedError
@@ -11,8 +11,11 @@ from vqpipe.pipeline.generation import list_generations
 from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import SCRATCH
-from vqpipe.storage.folder import PARTIAL, Folder
+from vqpipe.storage.disk import PARTIAL
+from vqpipe.storage.folder import Folder
+from vqpipe.storage.place import place_of
 from vqpipe.storage.samples import find_sample
+from vqpipe.urls import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Removal:
 
     def remove(self, output: Folder) -> None:
         """Remove it from the output."""
-        (output / os.path.dirname(self.path)).remove(os.path.basename(self.path))
+        output.remove(self.path)
 
 
 def find_leftovers(output: Folder, generations: Iterable[str]) -> Iterator[Removal]:
@@ -52,15 +55,13 @@ def find_leftovers(output: Folder, generations: Iterable[str]) -> Iterator[Remov
             path = f"samples/{name}"
             size = (output / path).size_bytes()
             yield Removal(path, size, "scratch space of a sample that is finished")
+    if is_url(output.path):
+        # What a store has not got whole it does not show.
+        return
     for folder in ("", "samples", *sorted(generations)):
-        for path in _partials(output / folder if folder else output, deep=bool(folder)):
-            try:
-                size = os.path.getsize(path)
-            except FileNotFoundError:
-                # A run that works has finished it; whoever only looks may meet one.
-                continue
-            relative = os.path.relpath(path, output.path)
-            yield Removal(relative, size, "half-written by a killed run")
+        for path, size in _partials(output / folder if folder else output, deep=bool(folder)):
+            inside = f"{folder}/{path}" if folder else path
+            yield Removal(inside, size, "half-written by a killed run")
 
 
 def _is_finished(sample: str) -> bool:
@@ -70,14 +71,17 @@ def _is_finished(sample: str) -> bool:
         return False
 
 
-def _partials(folder: Folder, *, deep: bool) -> Iterator[str]:
-    """Yield half-written files: in the output's own folder, nothing of other folders is ours."""
-    for root, _, names in os.walk(folder.path):
-        for name in sorted(names):
+def _partials(folder: Folder, *, deep: bool) -> Iterator[tuple[str, int]]:
+    """Yield half-written files and their sizes: in the output's own folder, nothing of other folders is ours."""
+    if deep:
+        yield from (file for file in folder.files() if file[0].endswith(PARTIAL))
+        return
+    for name in folder.names():
+        path = folder.file(name)
+        # A run that works may finish one meanwhile; whoever only looks may meet it.
+        with suppress(FileNotFoundError, IsADirectoryError):
             if name.endswith(PARTIAL):
-                yield os.path.join(root, name)
-        if not deep:
-            return
+                yield name, place_of(path).size(path)
 
 
 def was_cut_short(output: Folder) -> bool:

@@ -102,4 +102,6 @@ def check_limits(run: Run) -> None:
     )
     if run.sample() is not None:
         left -= planned.get("sample", 0)
-    check_disk(max(0, left - there.size_bytes()), run.output.free_bytes(), run.output.path)
+    free = run.output.free_bytes()
+    if free is not None:
+        check_disk(max(0, left - there.size_bytes()), free, run.output.path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vqpipe.pipeline.run import Run
 from vqpipe.shards import Shard
 from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.storage.objects.view import viewing
 
 # So many shards are named in a message.
 NAMED_SHARDS = 5
@@ -41,6 +42,7 @@ class Pending:
         return sum(shard.rows for shard in (*self.shards, *self.doubtful))
 
 
+@viewing()
 def find_pending(run: Run, codes: CodeArray) -> Pending:
     """Compare every shard's record with its codes and with the source. Reads no row."""
     if find_codes(codes.path) is None or codes.codebook_digest() != run.digest:

@@ -20,6 +20,7 @@ from vqpipe.progress import Progress
 from vqpipe.retries import try_again
 from vqpipe.runner import Runner
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
+from vqpipe.storage.objects.view import looking_anew, viewing
 
 ROUTE: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -95,7 +96,11 @@ def run_pipeline(
     check_stage_names(until, force)
     run = begin_run(config, runner, progress, force)
     run.output.create()
+    began = time.monotonic()
     with take_lease(run.output, run.warn, patience) as lease:
+        if time.monotonic() - began > patience.poll_seconds:
+            # Whoever was waited for may have written what was seen before.
+            run.view.clear()
         if state_of(list_generations(run.output)) != run.begun_from:
             # Another run worked here in between.
             run = begin_run(config, runner, progress, force)
@@ -112,7 +117,8 @@ def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call
         if run.seconds:
             # Workers may have been killed though the run went on.
             sweep(run)
-        return end_record(run, "done", reports)
+        with viewing(run.view):
+            return end_record(run, "done", reports)
     except VqpipeError as error:
         failed = stages[min(len(reports), len(stages) - 1)].name
         reports.append(StageReport(failed, "failed", str(error), 0.0))
@@ -126,10 +132,11 @@ def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call
 def _begin_output(run: Run) -> None:
     """Write down that a run has begun, before its first stage."""
     try:
-        if was_cut_short(run.output):
-            try_again(sweep, run)
-        try_again(establish, run)
-        try_again(begin_record, run)
+        with viewing(run.view):
+            if was_cut_short(run.output):
+                try_again(sweep, run)
+            try_again(establish, run)
+            try_again(begin_record, run)
     except OSError as error:
         raise _wrapped(run, "begin", error) from error
 
@@ -146,12 +153,13 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     """
     began = time.perf_counter()
     try:
-        # A stage goes on where it was, so it may be begun again when storage was away for a moment.
-        report = try_again(_run_if_needed, run, stage, began)
-        if stage.remind is not None:
-            stage.remind(run)
-        if stage.name == "export" and until is None:
-            publish(run)
+        with viewing(run.view):
+            # A stage goes on where it was, so it may be begun again when storage was away for a moment.
+            report = try_again(_run_if_needed, run, stage, began)
+            if stage.remind is not None:
+                stage.remind(run)
+            if stage.name == "export" and until is None:
+                publish(run)
     except BaseException as error:
         seconds = time.perf_counter() - began
         run.progress.finish(stage.name, "failed", str(error), seconds)
@@ -171,13 +179,16 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
         return StageReport(stage.name, "skipped", need.reason, 0.0)
     _log.info("%s: %s", stage.name, need.reason)
     run.may_write()
-    done = stage.execute(run)
+    with looking_anew(run.view):
+        done = stage.execute(run)
     seconds = time.perf_counter() - began
     run.seconds[stage.name] = seconds
     return StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
 
 
 def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:
+    if isinstance(error, VqpipeError) and not isinstance(error, WorkerError):
+        return error
     if stage == "begin" and isinstance(error, PermissionError):
         return OutputError(
             f"{stage}: {error.filename or run.output.path} may not be written ({error.strerror}); give the user "

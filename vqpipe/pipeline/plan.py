@@ -18,6 +18,7 @@ from vqpipe.pipeline.sample import plan_draws, scatter_shards
 from vqpipe.pipeline.stage import Need
 from vqpipe.quantizer import Quantizer, compared_codewords
 from vqpipe.shards import ceil_div
+from vqpipe.storage.objects.view import viewing
 from vqpipe.tasks.encode import window_rows
 
 CALIBRATION_SECONDS = 2.0
@@ -34,6 +35,7 @@ _FOLLOWS = {
 }
 
 
+@viewing()
 def plan_run(run: Run) -> dict[str, Any]:
     """Return what a run would do.
 

@@ -15,6 +15,7 @@ from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.sample import SCRATCH
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
+from vqpipe.urls import is_url
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ def _prune(output: Folder, keep: int | None, *, remove: bool) -> dict[str, Any]:
         for place, generation in enumerate(generations)
         if place < wanted or generation.name in named
     ]
-    removals = list(_removals(output, generations, kept))
+    found = _removals(output, generations, kept)
+    removals = [removal for removal in found if _is_there(output, removal)]
     if remove:
         for removal in removals:
             removal.remove(output)
@@ -107,3 +109,8 @@ def _sample_removals(output: Folder, kept: list[Generation]) -> Iterator[Removal
 
 def _removal(output: Folder, path: str, why: str) -> Removal:
     return Removal(path, (output / path).size_bytes(), why)
+
+
+def _is_there(output: Folder, removal: Removal) -> bool:
+    """Say whether there is anything to remove: some stores list prefixes that nothing is left under."""
+    return not is_url(output.path) or any(True for _ in (output / removal.path).files())

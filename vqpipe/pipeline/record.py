@@ -15,6 +15,7 @@ from vqpipe.pipeline.versions import versions
 from vqpipe.retries import try_again
 from vqpipe.storage.codes import find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.lease import PATIENCE
 
 RUN_FILE = "run.json"
 
@@ -31,6 +32,9 @@ FIGURES = (
     "recall",
     "drift",
 )
+
+# A look at the lease that is younger says enough right after it was taken.
+LOOK_SECONDS = 1.0
 
 Status = Literal["running", "done", "failed", "stopped"]
 
@@ -57,7 +61,8 @@ def begin_record(run: Run) -> None:
         "summary": None,
     }
     rates = earlier.get("rows_per_second", {})
-    run.may_write()
+    # The lease was taken a moment ago.
+    run.may_write(LOOK_SECONDS)
     run.output.write_json(RUN_FILE, {**_facts(run, "running"), **began, "rows_per_second": rates})
 
 
@@ -85,7 +90,8 @@ def end_record(
         "rows_per_second": rates,
     }
     try:
-        if run.lease is None or run.lease.holds():
+        # A run that did nothing has nothing to lose by an older look, and asks a store once less.
+        if run.lease is None or run.lease.holds(0.0 if run.seconds else PATIENCE.beat_seconds):
             try_again(run.output.write_json, RUN_FILE, {**_facts(run, status), **ended})
     except OSError as refused:
         run.warn(f"{RUN_FILE} cannot be written: {refused}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,14 +34,14 @@ def repair_output(output: Folder, findings: Sequence[Mapping[str, Any]]) -> None
             if what == "codebook":
                 (output / name).remove(rest)
         else:
-            (output / os.path.dirname(path)).remove(os.path.basename(path))
+            output.remove(path)
     for path, indexes in shards.items():
         try:
             codes = find_codes(output.file(path))
             if codes is not None:
                 codes.forget(indexes)
         except DamagedError:
-            (output / os.path.dirname(path)).remove(os.path.basename(path))
+            output.remove(path)
 
 
 def _undo(output: Folder, name: str, stage: str) -> None:

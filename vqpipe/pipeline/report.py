@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import yaml
 
 from vqpipe.pipeline.drift import drift_warning
@@ -14,7 +11,7 @@ from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.pipeline.versions import versions
 from vqpipe.report import ReportFacts, render_report
 from vqpipe.storage.codebook_file import read_codebook
-from vqpipe.storage.folder import Folder
+from vqpipe.storage.place import place_of
 
 REPORT_FILE = "report.html"
 
@@ -89,8 +86,9 @@ def _files(run: Run) -> list[tuple[str, int, str]]:
     folder, files = run.generation.folder, []
     for name, what in _CONTENTS:
         if folder.has(name):
-            path: Any = folder.file(name)
-            size = Folder(path).size_bytes() if os.path.isdir(path) else os.path.getsize(path)
+            path = folder.file(name)
+            place = place_of(path)
+            size = (folder / name).size_bytes() if place.is_folder(path) else place.size(path)
             files.append((f"{run.generation.name}/{name}", size, what))
     return files
 

@@ -26,6 +26,7 @@ from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import Lease
+from vqpipe.storage.objects.view import View
 from vqpipe.storage.records import Records
 from vqpipe.storage.samples import Sample, find_sample
 
@@ -68,6 +69,8 @@ class Run:
         The state of the output's generations that the run was planned from.
     lease : Lease or None
         On the output; None for a run that is only planned.
+    view : View
+        What the driver has seen of object stores since a stage last ran.
     """
 
     config: Config
@@ -86,6 +89,7 @@ class Run:
     task_seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     begun_from: str = ""
     lease: Lease | None = None
+    view: View = field(default_factory=View, repr=False)
     _records: Records | None = field(default=None, repr=False)
 
     def warn(self, message: str) -> None:
@@ -205,9 +209,7 @@ class Run:
         """
         sample = self.sample()
         if sample is None:
-            raise CodebookError(
-                f"{self.sample_path}: the sample is not finished; run the sample stage"
-            )
+            raise CodebookError(f"{self.sample_path}: is not finished; run the sample stage")
         if sample.rows["train"] < 1:
             raise CodebookError(
                 f"source {self.source.uri}: all {sample.invalid_rows:,} rows that were drawn hold NaN or Inf, or are "
@@ -224,9 +226,8 @@ class Run:
             If there is none yet.
         """
         if self.digest is None:
-            raise CodebookError(
-                f"{self.generation.codebook_path}: there is no codebook; run the train stage"
-            )
+            path = self.generation.codebook_path
+            raise CodebookError(f"{path}: there is no codebook; run the train stage")
         return self.digest
 
     def codes(self) -> CodeArray:
@@ -272,7 +273,6 @@ class Run:
         """
         codes = find_codes(self.generation.codes_path)
         if codes is None:
-            raise CodebookError(
-                f"{self.generation.codes_path}: there are no codes; run the encode stage"
-            )
+            path = self.generation.codes_path
+            raise CodebookError(f"{path}: there are no codes; run the encode stage")
         return codes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from vqpipe.permutation import Permutation
@@ -28,6 +26,7 @@ from vqpipe.tasks.draw import (
     gather_rows,
     scatter_rows,
 )
+from vqpipe.urls import split
 
 MOST_TASKS = 256
 
@@ -56,8 +55,8 @@ def execute(run: Run) -> str:
     output.create()
     scratch = Folder(_scratch(run))
     if "sample" in run.redo:
-        output.remove(os.path.basename(path))
-        output.remove(os.path.basename(scratch.path))
+        output.remove(split(path)[1])
+        output.remove(split(scratch.path)[1])
     scratch.create()
     draws = plan_draws(run)
     tasks = scatter_shards(run)
@@ -82,12 +81,10 @@ def execute(run: Run) -> str:
     invalid_rows = sum(part.invalid_rows for part in scattered)
     run.may_write()
     finish_sample(path, rows, invalid_rows, mean)
-    output.remove(os.path.basename(scratch.path))
+    output.remove(split(scratch.path)[1])
     left_out = f", {invalid_rows:,} invalid ones left out" if invalid_rows else ""
     run.rows_done["sample"] = run.rows_at_begin
-    run.generation.mark_done(
-        "sample", run.sample_fingerprint, path=f"samples/{os.path.basename(path)}"
-    )
+    run.generation.mark_done("sample", run.sample_fingerprint, path=f"samples/{split(path)[1]}")
     return f"{rows['train']:,} training and {rows['heldout']:,} held-out rows drawn{left_out}"
 
 

@@ -218,7 +218,7 @@ def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | Non
 
 def _checkpoint(run: Run, state: TrainState) -> None:
     run.may_write()
-    with run.generation.folder.writing(CHECKPOINT_FILE) as path, open(path, "wb") as file:
+    with run.generation.folder.writing(CHECKPOINT_FILE) as file:
         state.write(file)
 
 
@@ -227,7 +227,7 @@ def _resume(run: Run) -> TrainState | None:
     if not run.generation.folder.has(CHECKPOINT_FILE):
         return None
     try:
-        with open(run.generation.folder.file(CHECKPOINT_FILE), "rb") as file:
+        with run.generation.folder.reading(CHECKPOINT_FILE) as file:
             return TrainState.read(file)
     except Exception as error:
         run.warn(f"{CHECKPOINT_FILE} cannot be read ({error}); training starts over")

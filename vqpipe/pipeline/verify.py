@@ -27,6 +27,7 @@ from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.storage.records import Records
+from vqpipe.storage.summary import check_summary, summary_path
 from vqpipe.tasks.verify import ShardCheck, VerifyJob, verify_shard
 
 ROWS_PER_SHARD = 100
@@ -115,7 +116,7 @@ def _check_codes(check: Check, generation: Generation, digest: str | None) -> Co
     complete = generation.stage("encode").get("state") == "done"
     try:
         codes = find_codes(generation.codes_path)
-        records = None if codes is None else codes.records()
+        records = None if codes is None else codes.stored_records()
     except VqpipeError as error:
         check.found("codes", generation.codes_path, str(error))
         return None
@@ -131,6 +132,9 @@ def _check_codes(check: Check, generation: Generation, digest: str | None) -> Co
     if why:
         check.found("codes", generation.codes_path, why)
         return None
+    why = check_summary(codes.path, records)
+    if why:
+        check.found("summary", summary_path(codes.path), why)
     shards = [shard for shard in codes.shards if complete or records.is_done(shard.index)]
     _check_shards(check, generation, (codes, records, digest), shards)
     return codes

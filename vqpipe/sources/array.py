@@ -117,7 +117,7 @@ class VectorArray:
                     yield _read(reader, part, begin, end)
 
     def stamps(self, start: int, stop: int) -> Iterator[Stamp]:
-        """Yield name, bytes and mtime in ns of each stored object behind rows ``start:stop``.
+        """Yield name, bytes and mtime in ns (or ETag) of each stored object behind rows ``start:stop``.
 
         The file for flat formats and zip files (its name without the folder), chunks or shards for
         a Zarr folder (names under the array; size -1 where there is none).
@@ -149,7 +149,8 @@ class VectorArray:
                 sha.update(repr((first, last)).encode())
                 for stamp in self.stamps(row, row + last - first):
                     sha.update(repr(stamp).encode())
-                    newest = max(newest, stamp[2])
+                    # An ETag changes with every write, whenever it comes.
+                    newest = max(newest, stamp[2] if isinstance(stamp[2], int) else 0)
                 row += last - first
             if not 0 <= time.time_ns() - newest < _TICK_NS:
                 break

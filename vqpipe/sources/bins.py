@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from vqpipe.errors import SourceError
-from vqpipe.sources.flat_file import RowsReader, file_size, file_stamps, refuse_key, share_file
+from vqpipe.sources.flat_file import (
+    RowsReader,
+    file_size,
+    file_stamps,
+    read_at,
+    refuse_key,
+    share_file,
+)
 from vqpipe.sources.part import Part, Reader, check_shape, check_unchanged
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -41,8 +48,10 @@ def describe(path: str, format: str, key: str | None) -> Part:
             f"{where}: has {size} bytes, fewer than the {_HEAD.size} of a {format} header; it was "
             "cut: fetch it again"
         )
-    with open(path, "rb") as file:
-        rows, dim = check_shape(_HEAD.unpack(file.read(_HEAD.size)), dtype, where)
+    head = read_at(path, 0, _HEAD.size)
+    if len(head) < _HEAD.size:
+        raise SourceError(f"{where}: was cut while it was opened; run again when it is complete")
+    rows, dim = check_shape(_HEAD.unpack(head), dtype, where)
     promised = _HEAD.size + rows * dim * dtype.itemsize
     if promised != size:
         raise SourceError(

@@ -1,19 +1,17 @@
-"""A flat file: values at places that can be computed. Read by plain reads.
-
-A memory map would end the worker with SIGBUS when the file shrinks under it; a short read is an
-error that can be told.
-"""
+"""A flat file: values at places that can be computed, on a disk or in an object store. Read by ranges."""
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 
 from vqpipe.errors import SourceError
 from vqpipe.sources.part import Part, Rows, Stamp
+from vqpipe.storage.disk import IrregularError
+from vqpipe.storage.place import place_of
+from vqpipe.urls import is_url, split
 
 
 def file_size(path: str) -> int:
@@ -25,19 +23,32 @@ def file_size(path: str) -> int:
         If there is none, or it is a folder or a device.
     """
     try:
-        found = os.stat(path)
+        return place_of(path).size(path)
     except FileNotFoundError:
-        raise SourceError(
-            f"source {path}: there is no such file; check the path, and that this machine mounts it"
-        ) from None
-    if stat.S_ISDIR(found.st_mode):
+        raise SourceError(f"source {path}: {missing(path, 'file')}") from None
+    except IsADirectoryError:
         raise SourceError(
             f"source {path}: is a folder, where a file is expected; for all files of one kind in "
             "it write a pattern such as FOLDER/*.npy"
-        )
-    if not stat.S_ISREG(found.st_mode):
-        raise SourceError(f"source {path}: is no ordinary file, so no row can be found in it")
-    return found.st_size
+        ) from None
+    except IrregularError:
+        raise SourceError(
+            f"source {path}: is no ordinary file, so no row can be found in it"
+        ) from None
+
+
+def read_at(path: str, offset: int, count: int) -> bytes:
+    """Return ``count`` bytes of a file from ``offset`` on; fewer where it ends before."""
+    data = bytearray(count)
+    with closing(place_of(path).opened(path)) as file:
+        return bytes(data[: file.fill(memoryview(data), offset)])
+
+
+def missing(path: str, what: str) -> str:
+    """Say that there is no such file or folder, and what to look at."""
+    if is_url(path):
+        return "there is no such object; check the bucket and the name"
+    return f"there is no such {what}; check the path, and that this machine mounts it"
 
 
 def refuse_key(path: str, format: str, key: str | None) -> None:
@@ -55,9 +66,9 @@ def refuse_key(path: str, format: str, key: str | None) -> None:
 
 
 def stamp_file(path: str) -> Stamp:
-    """Return the file's name without its folder, its size in bytes and its mtime in ns."""
-    found = os.stat(path)
-    return os.path.basename(path), found.st_size, found.st_mtime_ns
+    """Return the file's name without its folder, its size in bytes and its mtime in ns, or ETag."""
+    size, state = place_of(path).stamp(path)
+    return split(path)[1], size, state
 
 
 def file_stamps(part: Part, start: int, stop: int) -> Iterator[Stamp]:
@@ -80,7 +91,7 @@ class FlatFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file = place_of(path).opened(path)
 
     def fill(self, array: Rows, offset: int) -> None:
         """Fill a contiguous array with the bytes from ``offset`` on.
@@ -91,16 +102,12 @@ class FlatFile:
             If the file ends before the array is full.
         """
         view = memoryview(array.reshape(-1).view(np.uint8).data)
-        self._file.seek(offset)
-        # The kernel hands over at most 2 GiB at a time.
-        while view:
-            count = self._file.readinto(view)
-            if not count:
-                raise SourceError(
-                    f"source {self.path}: ends at byte {self._file.tell()}, {len(view)} bytes "
-                    "before the end of these rows; it was cut since it was opened: write it again"
-                )
-            view = view[count:]
+        filled = self._file.fill(view, offset)
+        if filled < len(view):
+            raise SourceError(
+                f"source {self.path}: ends at byte {offset + filled}, {len(view) - filled} bytes "
+                "before the end of these rows; it was cut since it was opened: write it again"
+            )
 
     def close(self) -> None:
         """Close the file."""

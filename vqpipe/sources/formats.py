@@ -8,8 +8,10 @@ from typing import Final
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
 from vqpipe.sources import bins, npy, synthetic, vecs, zarr_array
+from vqpipe.sources.flat_file import missing
 from vqpipe.sources.part import Format
 from vqpipe.sources.zarr_tree import is_zarr_folder
+from vqpipe.storage.place import place_of
 
 FORMATS: Final[dict[str, Format]] = {
     "npy": npy,
@@ -48,17 +50,16 @@ def format_of(path: str) -> str:
             f"source {path}: {_NOT_BUILT[ending]} files are known but not built yet; convert it to "
             "Zarr or .npy"
         )
-    if os.path.isdir(path):
+    place = place_of(path)
+    if place.is_folder(path):
         if is_zarr_folder(path):
             return "zarr"
         raise SourceError(
             f"source {path}: is a folder without Zarr metadata (zarr.json, .zarray, .zgroup); for "
             "all files of one kind in it write a pattern such as FOLDER/*.npy"
         )
-    if not os.path.exists(path):
-        raise SourceError(
-            f"source {path}: there is no such file; check the path, and that this machine mounts it"
-        )
+    if not place.exists(path):
+        raise SourceError(f"source {path}: {missing(path, 'file')}")
     raise SourceError(
         f"source {path}: the ending {ending!r} tells no format; known are "
         f"{', '.join(sorted(_ENDINGS))}: rename the file or set `format`"

@@ -1,27 +1,29 @@
-"""Where a source lies: a path, a pattern, a file URL or a list of them, made into paths."""
+"""Where a source lies: a path, a URL, a pattern or a list of them, made into whole paths."""
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
 from collections.abc import Sequence
-from urllib.parse import unquote, urlsplit
 
 from vqpipe.config import SYNTHETIC_SCHEME
-from vqpipe.errors import SourceError
+from vqpipe.errors import ConfigError, SourceError
+from vqpipe.storage.place import place_of
+from vqpipe.urls import absolute, bucket_and_key, is_url, join
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DIGITS = re.compile(r"([0-9]+)")
 
 
 def find_paths(uri: str | Sequence[str]) -> list[str]:
-    """Return the absolute paths that a URI means.
+    """Return the absolute paths, or URLs, that a URI means.
 
     Parameters
     ----------
     uri : str or sequence of str
-        A path, a pattern (``*``, ``?``, ``[...]``, ``**``), a ``file://`` URL, a name of synthetic
+        A path or URL, a pattern of them (``*``, ``?``, ``[...]``, ``**``), a name of synthetic
         vectors, or several of them.
 
     Returns
@@ -47,8 +49,10 @@ def _expand(uri: str) -> list[str]:
     if uri.startswith(SYNTHETIC_SCHEME):
         return [uri]
     scheme = _SCHEME.match(uri)
+    if is_url(uri):
+        return _expand_url(uri)
     if scheme is not None:
-        return [_file_url_path(uri, scheme[1].lower())]
+        return [_absolute(uri)]
     path = os.path.abspath(os.path.expanduser(uri))
     # A file may be named like a pattern.
     if os.path.exists(path) or not glob.has_magic(path):
@@ -62,19 +66,59 @@ def _expand(uri: str) -> list[str]:
     return found
 
 
-def _file_url_path(uri: str, scheme: str) -> str:
-    if scheme != "file":
-        raise SourceError(
-            f"source {uri}: object stores ({scheme}://) are not built yet; copy the files to a "
-            "path that all workers can open"
-        )
-    url = urlsplit(uri)
-    if url.netloc not in ("", "localhost"):
-        raise SourceError(
-            f"source {uri}: names the host {url.netloc!r}; a file URL has three slashes: "
-            "file:///folder/file"
-        )
-    return os.path.abspath(unquote(url.path))
+def _absolute(uri: str) -> str:
+    try:
+        return absolute(uri)
+    except ConfigError as error:
+        raise SourceError(f"source {error}") from None
+
+
+def _expand_url(uri: str) -> list[str]:
+    url = _absolute(uri)
+    if not glob.has_magic(url):
+        return [url]
+    bucket, key = bucket_and_key(url)
+    found = sorted(find_matches(bucket, key.split("/")), key=natural_key)
+    if found:
+        return found
+    # An object may be named like a pattern.
+    if place_of(url).exists(url):
+        return [url]
+    raise SourceError(
+        f"source {uri}: no object matches this pattern; check the bucket and the prefix"
+    )
+
+
+def find_matches(folder: str, pattern: list[str]) -> set[str]:
+    """Return what matches a pattern under a prefix, as `glob` matches files: names with a dot in front are hidden.
+
+    Parameters
+    ----------
+    folder : str
+        URL of the prefix.
+    pattern : list of str
+        One name, or pattern of names, for each level.
+    """
+    name, rest = pattern[0], pattern[1:]
+    if name == "**":
+        below = [part for part in place_of(folder).folders(folder) if part[0] != "."]
+        deeper = (find_matches(join(folder, part), pattern) for part in below)
+        here = find_matches(folder, rest or ["*"])
+        return here.union(*deeper)
+    if not glob.has_magic(name):
+        # Before the first level with a pattern nothing need be asked.
+        found = join(folder, name)
+        if rest:
+            return find_matches(found, rest)
+        return {found} if place_of(found).exists(found) else set()
+    names = [
+        part
+        for part in place_of(folder).names(folder)
+        if fnmatch.fnmatchcase(part, name) and (part[0] != "." or name[0] == ".")
+    ]
+    if not rest:
+        return {join(folder, part) for part in names}
+    return set().union(*(find_matches(join(folder, part), rest) for part in names))
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

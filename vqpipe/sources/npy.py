@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from vqpipe.sources.flat_file import (
     RowsReader,
     file_size,
     file_stamps,
+    read_at,
     refuse_key,
     share_file,
 )
@@ -106,7 +108,8 @@ class _ColumnsReader(FlatFile):
 def _read_header(path: str) -> _Header:
     """Read a header without trusting its length: numpy takes memory by it before it reads."""
     where = f"source {path}"
-    with open(path, "rb") as file:
+    # One request where each costs its own time: headers are shorter than this, and long ones are refused.
+    with io.BytesIO(read_at(path, 0, len(_MAGIC) + 6 + _MAX_HEADER_BYTES)) as file:
         start = file.read(len(_MAGIC) + 2)
         if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + 2:
             raise SourceError(

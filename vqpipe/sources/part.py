@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vqpipe.errors import SourceError
+from vqpipe.errors import SourceError, VqpipeError
 
 # Rows as a format stores them: the dtype is known only at run time.
 Rows = NDArray[Any]
 
-# What stands behind some rows: the stored object's name, its size in bytes, its mtime in ns.
-Stamp = tuple[str, int, int]
+# What stands behind some rows: the stored object's name, its size in bytes, its mtime in ns or, in an object
+# store, its ETag.
+Stamp = tuple[str, int, int | str]
 
 # No embedding comes near a million values: such a dim comes from a damaged header, and a row of
 # that size is memory taken.
@@ -38,7 +39,7 @@ class Part:
     format : str
         Name of its format, a key of ``FORMATS``.
     path : str
-        Absolute local path; of synthetic vectors their name, without the number of rows.
+        Absolute local path, or URL; of synthetic vectors their name, without the number of rows.
     key : str or None
         Array inside a Zarr group.
     rows, dim : int
@@ -113,7 +114,7 @@ def wrapped_errors(what: str) -> Iterator[None]:
     """Turn what a foreign library raises into a SourceError that begins with ``what``."""
     try:
         yield
-    except SourceError:
+    except VqpipeError:
         raise
     # Codecs raise whatever their C library has: RuntimeError, zlib.error, KeyError, EOFError... and a
     # MemoryError where a damaged chunk claims to hold more than there is room for.

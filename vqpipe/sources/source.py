@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +14,21 @@ from vqpipe.sources.array import VectorArray
 from vqpipe.sources.formats import FORMATS, check_format, format_of
 from vqpipe.sources.location import find_paths
 from vqpipe.sources.mixture import lasting_uri
-from vqpipe.sources.part import Part, wrapped_errors
+from vqpipe.sources.part import Part, check_shape, wrapped_errors
+from vqpipe.storage.place import place_of
+from vqpipe.urls import is_url
+
+
+class Description(NamedTuple):
+    """What was found in an object that holds one array: format, size and ETag, shape and dtype."""
+
+    name: str
+    size: int
+    etag: str
+    rows: int
+    dim: int
+    dtype: str
+
 
 VECTOR_DTYPES = ("float32", "float16", "uint8", "int8")
 
@@ -23,6 +39,7 @@ def open_source(
     key: str | None = None,
     rows: int | None = None,
     known: Sequence[str] = (),
+    described: Mapping[str, Description] | None = None,
 ) -> VectorArray:
     """Describe the vectors at a URI. Reads headers and sizes only.
 
@@ -41,6 +58,8 @@ def open_source(
     known : sequence of str, optional
         Paths whose order is fixed already, since their rows have numbers: they come first, and new files
         after them, whatever their names.
+    described : mapping of str to Description, optional
+        What was found in objects before, by URL: those that have not changed since are not read again.
 
     Returns
     -------
@@ -52,7 +71,7 @@ def open_source(
     SourceError
         If anything is missing, damaged, or does not fit together.
     """
-    return _cut(_join(uri, format, key, _check_vectors, known), rows)
+    return _cut(_join(uri, format, key, _check_vectors, known, described or {}), rows)
 
 
 def open_table(
@@ -84,10 +103,11 @@ def _join(
     key: str | None,
     check: Callable[[Part], None],
     known: Sequence[str] = (),
+    described: Mapping[str, Description] | None = None,
 ) -> VectorArray:
     check_format(format)
     paths = _keep_order(find_paths(uri), known)
-    parts = [_describe(path, format, key) for path in paths]
+    parts = [_describe(path, format, key, (described or {}).get(path)) for path in paths]
     for part in parts:
         check(part)
         _check_alike(parts[0], part)
@@ -101,6 +121,29 @@ def _join(
         dim=parts[0].dim,
         dtype=str(parts[0].native_dtype),
     )
+
+
+def describe_objects(source: VectorArray) -> dict[str, list[Any]]:
+    """Return the descriptions of a source's objects that hold one array each, plain enough for JSON."""
+    found: dict[str, list[Any]] = {}
+    for part in source.parts:
+        if is_url(part.path) and FORMATS[part.format].is_shared(part):
+            state = place_of(part.path).stamp(part.path)
+            found[part.path] = [part.format, *state, part.rows, part.dim, part.dtype]
+    return found
+
+
+def parse_descriptions(plain: object) -> dict[str, Description]:
+    """Return what `describe_objects` wrote; what is anything else is left out, and read from the objects."""
+    found: dict[str, Description] = {}
+    for path, values in plain.items() if isinstance(plain, dict) else ():
+        kinds = [type(value) for value in values] if isinstance(values, list) else []
+        if kinds == [str, int, str, int, int, str]:
+            # What was tampered with is read anew.
+            with suppress(SourceError, TypeError):
+                check_shape((values[3], values[4]), np.dtype(values[5]), path)
+                found[path] = Description(*values)
+    return found
 
 
 def _keep_order(paths: list[str], known: Sequence[str]) -> list[str]:
@@ -120,9 +163,13 @@ def _keep_order(paths: list[str], known: Sequence[str]) -> list[str]:
     return [*old, *reversed(added)]
 
 
-def _describe(path: str, format: str, key: str | None) -> Part:
+def _describe(path: str, format: str, key: str | None, before: Description | None) -> Part:
     name = format_of(path) if format == "auto" else format
     with wrapped_errors(f"source {path}: cannot be opened as {name}"):
+        if before is not None and is_url(path) and before.name == name and key is None:
+            size, etag = place_of(path).stamp(path)
+            if (size, etag) == (before.size, before.etag):
+                return Part(name, path, None, before.rows, before.dim, before.dtype, 1, 1)
         return FORMATS[name].describe(path, name, key)
 
 

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from vqpipe.errors import SourceError
-from vqpipe.sources.flat_file import FlatFile, file_size, file_stamps, refuse_key, share_file
+from vqpipe.sources.flat_file import (
+    FlatFile,
+    file_size,
+    file_stamps,
+    read_at,
+    refuse_key,
+    share_file,
+)
 from vqpipe.sources.part import Part, Reader, Rows, check_shape, check_unchanged
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -39,19 +46,17 @@ def describe(path: str, format: str, key: str | None) -> Part:
         raise SourceError(
             f"{where}: has {size} bytes and so no vectors; check that it was written to its end"
         )
-    with open(path, "rb") as file:
-        dim = int.from_bytes(file.read(_HEAD_BYTES), "little", signed=True)
-        check_shape((1, dim), dtype, where)
-        record = _HEAD_BYTES + dim * dtype.itemsize
-        rows, rest = divmod(size, record)
-        if rest:
-            raise SourceError(
-                f"{where}: has {size} bytes, no multiple of the {record} bytes of one {format} row "
-                f"of dim {dim} ({rest} bytes are left over after {rows} rows); it was cut, its "
-                f"rows differ in dim, or it is no {format} file: fetch it again, or set `format`"
-            )
-        file.seek(size - record)
-        last = int.from_bytes(file.read(_HEAD_BYTES), "little", signed=True)
+    dim = int.from_bytes(read_at(path, 0, _HEAD_BYTES), "little", signed=True)
+    check_shape((1, dim), dtype, where)
+    record = _HEAD_BYTES + dim * dtype.itemsize
+    rows, rest = divmod(size, record)
+    if rest:
+        raise SourceError(
+            f"{where}: has {size} bytes, no multiple of the {record} bytes of one {format} row "
+            f"of dim {dim} ({rest} bytes are left over after {rows} rows); it was cut, its "
+            f"rows differ in dim, or it is no {format} file: fetch it again, or set `format`"
+        )
+    last = int.from_bytes(read_at(path, size - record, _HEAD_BYTES), "little", signed=True)
     _check_dim(where, dim, rows - 1, last)
     return Part(format, path, None, rows, dim, str(dtype), 1, 1)
 

@@ -8,14 +8,26 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, ZipStore
+from zarr.abc.store import Store
+from zarr.storage import ZipStore
 
 from vqpipe.errors import SourceError
 from vqpipe.shards import ceil_div
 from vqpipe.sources.flat_file import stamp_file
-from vqpipe.sources.part import Part, Reader, Rows, Stamp, check_unchanged, cut_at_chunks
+from vqpipe.sources.part import (
+    MAX_BYTES,
+    Part,
+    Reader,
+    Rows,
+    Stamp,
+    check_unchanged,
+    cut_at_chunks,
+)
 from vqpipe.sources.zarr_metadata import Layout
 from vqpipe.sources.zarr_tree import find_array
+from vqpipe.storage.arrays import store_at
+from vqpipe.storage.place import place_of
+from vqpipe.urls import is_url, join
 
 # zarr 3.1 reads a 64 MB shard in one call 2-5 times slower than chunk by chunk; below about 4 MB
 # the cost of a call shows.
@@ -55,22 +67,18 @@ def stamps(part: Part, start: int, stop: int) -> Iterator[Stamp]:
 
     A chunk that was never written holds fill values: it has size -1 and mtime 0.
     """
-    if not os.path.isdir(part.path):
+    if is_shared(part):
         yield stamp_file(part.path)
         return
     place, layout = find_array(part.path, part.key)
-    for name in layout.object_names(start, stop):
-        try:
-            found = os.stat(os.path.join(part.path, place, name))
-        except FileNotFoundError:
-            yield name, -1, 0
-        else:
-            yield name, found.st_size, found.st_mtime_ns
+    folder, names = join(part.path, place), list(layout.object_names(start, stop))
+    for name, found in zip(names, place_of(folder).stamps(folder, names), strict=True):
+        yield (name, -1, 0) if found is None else (name, *found)
 
 
 def is_shared(part: Part) -> bool:
     """Say whether the part is a zip file: in a folder, chunks are objects of their own."""
-    return not os.path.isdir(part.path)
+    return not is_url(part.path) and not os.path.isdir(part.path)
 
 
 def _make_part(path: str, format: str, place: str, layout: Layout) -> Part:
@@ -93,11 +101,13 @@ class _ZarrReader:
 
     def __init__(self, part: Part, layout: Layout) -> None:
         self._part = part
-        self._store: LocalStore | ZipStore = (
-            LocalStore(part.path, read_only=True)
-            if os.path.isdir(part.path)
-            else ZipStore(part.path, mode="r", read_only=True)
+        self._store: Store = (
+            ZipStore(part.path, mode="r", read_only=True)
+            if is_shared(part)
+            else store_at(part.path)
         )
+        # A store's requests wait for one another's answers: it is asked for all chunks at once.
+        self._step_bytes = _STEP_BYTES if not is_url(part.path) else MAX_BYTES
         try:
             # A folder can hold both versions: zarr must read the one that was checked.
             array: zarr.Array[Any] = zarr.open_array(
@@ -120,7 +130,7 @@ class _ZarrReader:
         """Return rows ``start:stop``, shape (stop - start, dim)."""
         part = self._part
         rows = np.empty((stop - start, part.dim), part.native_dtype)
-        step = max(1, _STEP_BYTES // part.row_bytes)
+        step = max(1, self._step_bytes // part.row_bytes)
         for begin, end in cut_at_chunks(start, stop, part.chunk_rows, step):
             rows[begin - start : end - start] = self._array[begin:end]
         return rows

@@ -1,4 +1,4 @@
-"""The metadata of a Zarr hierarchy, read from a folder or a zip file by plain reads."""
+"""The metadata of a Zarr hierarchy, read from a folder, an object store or a zip file by plain reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, Protocol
 
 from vqpipe.errors import SourceError
+from vqpipe.sources.flat_file import missing
 from vqpipe.sources.part import shorten
 from vqpipe.sources.zarr_metadata import Layout, parse_v2, parse_v3
+from vqpipe.storage.place import place_of
+from vqpipe.urls import is_url, join
 
 # Consolidated metadata of a large hierarchy takes megabytes; more is not metadata.
 _MAX_METADATA_BYTES = 64 << 20
@@ -35,18 +38,23 @@ class Tree(Protocol):
 class _FolderTree:
     def __init__(self, path: str) -> None:
         self._path = path
+        self._place = place_of(path)
 
     def read(self, name: str) -> bytes | None:
+        path = join(self._path, name)
         try:
-            with open(os.path.join(self._path, name), "rb") as file:
-                return _read_limited(file, os.fstat(file.fileno()).st_size)
+            # In an object store a look at the size would be a request of its own; what is not there has none.
+            if not is_url(path):
+                _check_size(path, self._place.size(path))
+            data = self._place.recall(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        _check_size(path, len(data))
+        return data
 
     def folders(self, name: str) -> list[str]:
-        # A link could lead back up and around for ever; an array behind one is reached by its key.
-        with os.scandir(os.path.join(self._path, name)) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        # An array behind a link is reached by its key.
+        return self._place.folders(join(self._path, name))
 
 
 class _ZipTree:
@@ -68,7 +76,10 @@ class _ZipTree:
 
 def is_zarr_folder(path: str) -> bool:
     """Say whether a folder holds Zarr metadata."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in METADATA_NAMES)
+    names = place_of(path).names(path)
+    return any(
+        name in names and not place_of(path).is_folder(join(path, name)) for name in METADATA_NAMES
+    )
 
 
 def find_array(path: str, key: str | None) -> tuple[str, Layout]:
@@ -101,6 +112,8 @@ def find_array(path: str, key: str | None) -> tuple[str, Layout]:
                 raise SourceError(
                     f"source {path}: is one Zarr array and holds no array {key!r}: leave out `key`"
                 )
+            if is_url(path):
+                _check_prefix(path)
             place, found = _find_only_array(tree, place, path)
         name, document = found or ("", {})
         where = f"source {path}" + (f", array {place!r}" if place else "")
@@ -109,19 +122,30 @@ def find_array(path: str, key: str | None) -> tuple[str, Layout]:
 
 
 def _open_tree(path: str) -> AbstractContextManager[zipfile.ZipFile | None]:
-    if os.path.isdir(path):
+    # In an object store the metadata itself is asked for: nothing else tells a folder.
+    if is_url(path) or os.path.isdir(path):
         return nullcontext()
     if not os.path.exists(path):
-        raise SourceError(
-            f"source {path}: there is no such folder or file; check the path, and that this "
-            "machine mounts it"
-        )
+        raise SourceError(f"source {path}: {missing(path, 'folder or file')}")
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise SourceError(
             f"source {path}: is neither a Zarr folder nor a zip file of one; set `format` to what "
             "it is"
         )
     return zipfile.ZipFile(path)
+
+
+def _check_prefix(path: str) -> None:
+    """Say what is wrong with a URL under which no metadata lies, where it is no prefix at all."""
+    place = place_of(path)
+    if place.is_folder(path):
+        return
+    if not place.exists(path):
+        raise SourceError(f"source {path}: {missing(path, 'folder or file')}")
+    raise SourceError(
+        f"source {path}: is one object; a Zarr array in an object store is a prefix with its chunks under it: "
+        "unpack a zip file there, or set `format` to what it is"
+    )
 
 
 def _clean_key(path: str, key: str | None) -> str:
@@ -203,11 +227,15 @@ def _axes(node: _Node) -> int:
     return len(shape) if isinstance(shape, list) else 0
 
 
-def _read_limited(file: IO[bytes], size: int) -> bytes:
+def _check_size(path: str, size: int) -> None:
     if size > _MAX_METADATA_BYTES:
         raise SourceError(
-            f"{file.name}: has {size} bytes; Zarr metadata has at most {_MAX_METADATA_BYTES}: the "
+            f"{path}: has {size} bytes; Zarr metadata has at most {_MAX_METADATA_BYTES}: the "
             "file is damaged"
         )
+
+
+def _read_limited(file: IO[bytes], size: int) -> bytes:
+    _check_size(file.name, size)
     # What a zip file claims as the size need not be what it unpacks to.
     return file.read(size)

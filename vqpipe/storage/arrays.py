@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from vqpipe.dtypes import Float32
 from vqpipe.errors import DamagedError, VqpipeError
+from vqpipe.storage.objects.zarr_store import zarr_store
+from vqpipe.urls import is_url
 
 # Small enough to read one without wasting much, large enough that its cost is the bytes.
 CHUNK_BYTES = 4 << 20
@@ -46,6 +49,13 @@ def found_whole(what: str) -> Iterator[None]:
         ) from error
 
 
+def store_at(path: str, *, writable: bool = False) -> Store:
+    """Return a store for Zarr whose root is a path or a URL."""
+    if is_url(path):
+        return zarr_store(path, read_only=not writable)
+    return LocalStore(path, read_only=not writable)
+
+
 def check_stored(array: zarr.Array[Any], start: int, stop: int) -> None:
     """Refuse to read rows ``start:stop`` if a stored object is gone: Zarr would give the fill value in its place.
 
@@ -65,12 +75,28 @@ def check_stored(array: zarr.Array[Any], start: int, stop: int) -> None:
 
 def make_group(path: str | Store) -> zarr.Group:
     """Create an empty group, in place of whatever was there."""
-    return zarr.create_group(path, zarr_format=3, overwrite=True)
+    store = path if isinstance(path, Store) else store_at(path, writable=True)
+    return zarr.create_group(store, zarr_format=3, overwrite=True)
 
 
 def open_group(path: str, *, writable: bool = False) -> zarr.Group:
     """Open a group that exists."""
-    return zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
+    store = store_at(path, writable=writable)
+    return zarr.open_group(store, mode="r+" if writable else "r", zarr_format=3)
+
+
+def array_in(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Return an array of a group.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return array
 
 
 def make_floats(
@@ -198,6 +224,15 @@ def read_floats(group: zarr.Group, name: str) -> Float32:
     if size != array.nbytes + CHECKSUM_BYTES:
         raise ValueError(f"{name}: {size} bytes are stored of an array of {array.nbytes}")
     return np.asarray(array[...], dtype=np.float32)
+
+
+def write_raw(group: zarr.Group, name: str, data: bytes) -> None:
+    """Write bytes as they are, as an array of one chunk."""
+    size = max(1, len(data))
+    array = group.create_array(
+        name, shape=(size,), chunks=(size,), dtype="uint8", compressors=None, overwrite=True
+    )
+    array[: len(data)] = np.frombuffer(data, np.uint8)
 
 
 def divisor_at_most(number: int, most: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from vqpipe.dtypes import Codes, Float64, Mask
 from vqpipe.shards import Shard, ceil_div, plan_shards
 from vqpipe.storage.arrays import (
+    array_in,
     divisor_at_most,
     found_whole,
     make_floats,
@@ -25,6 +24,7 @@ from vqpipe.storage.arrays import (
     with_rows,
     write_array,
 )
+from vqpipe.storage.place import place_of
 from vqpipe.storage.records import (
     MOST_SHARDS,
     RECORD_ARRAYS,
@@ -35,6 +35,8 @@ from vqpipe.storage.records import (
     read_records,
     record_array,
 )
+from vqpipe.storage.summary import drop_summary, read_summary
+from vqpipe.urls import join
 
 # What decodes together: a reader of few rows decodes no more than this. In chunks of a few 10 KB the block that
 # Blosc leaves unshuffled at the end cost up to 19% of the codes' bits; in these it costs under half a percent.
@@ -131,13 +133,13 @@ class CodeArray:
         squared_error = record_array(group, "squared_error")
         squared_error[shard.index] = np.nan
         rows = slice(shard.start, shard.stop)
-        codes_array = with_rows(_array(group, "codes"), self.rows)
+        codes_array = with_rows(array_in(group, "codes"), self.rows)
         codes_array[rows] = codes
         if self.masked:
-            with_rows(_array(group, "valid"), self.rows)[rows] = valid
+            with_rows(array_in(group, "valid"), self.rows)[rows] = valid
         if self.store_error:
-            with_rows(_array(group, "sq_error"), self.rows)[rows] = sq_error.astype(np.float32)
-        stored_bytes = _stored_bytes(codes_array, shard.index)
+            with_rows(array_in(group, "sq_error"), self.rows)[rows] = sq_error.astype(np.float32)
+        stored_bytes = self.stored_size(shard.index)
         for name, value in (
             ("source_signature", np.frombuffer(origin.signature, np.uint8)),
             ("source_stamp", np.frombuffer(origin.stamp, np.uint8)),
@@ -156,7 +158,7 @@ class CodeArray:
         """Store the larger shape, after all new shards are written; that of the codes last."""
         group = open_group(self.path, writable=True)
         for name in reversed(self._row_arrays()):
-            array = _array(group, name)
+            array = array_in(group, name)
             if array.shape[0] < self.rows:
                 array.resize((self.rows, *array.shape[1:]))
 
@@ -182,7 +184,7 @@ class CodeArray:
             create_records(wanted, self.shard_count)
             for name in [*self._row_arrays(), *RECORD_ARRAYS]:
                 found, written = (
-                    _array(group, name).metadata.to_dict() for group in (stored, wanted)
+                    array_in(group, name).metadata.to_dict() for group in (stored, wanted)
                 )
                 for key in written:
                     # Records may be there for rows that are not published yet.
@@ -191,19 +193,26 @@ class CodeArray:
         return ""
 
     def records(self) -> Records:
-        """Return the records of all shards."""
+        """Return the records of all shards: from their summary, where there is one."""
+        return read_summary(self.path) or self.stored_records()
+
+    def stored_records(self) -> Records:
+        """Return the records of all shards as they are stored with each."""
         with found_whole(f"{self.path}: the records"):
             return read_records(self.path, open_group(self.path))
 
     def stored_sizes(self) -> NDArray[np.int64]:
         """Return the bytes that each shard's codes take now, int64 of shape (shards,); -1 for none."""
-        sizes = [self.stored_size(index) for index in range(self.shard_count)]
-        return np.array(sizes, dtype=np.int64)
+        names = (f"{index}/0" for index in range(self.shard_count))
+        folder = join(self.path, "codes", "c")
+        stamps = place_of(folder).stamps(folder, names)
+        return np.array([-1 if stamp is None else stamp[0] for stamp in stamps], dtype=np.int64)
 
     def stored_size(self, index: int) -> int:
         """Return the bytes that a shard's codes take now; -1 where there are none."""
         try:
-            return os.stat(_shard_path(self.path, "codes", index)).st_size
+            path = _shard_path(self.path, "codes", index)
+            return place_of(path).size(path)
         except (FileNotFoundError, NotADirectoryError):
             return -1
 
@@ -211,16 +220,16 @@ class CodeArray:
         """Return the codes of a shard's rows and which of them are valid."""
         with found_whole(f"{self.path}: {_named(shard, self.shard_rows)}"):
             group = open_group(self.path)
-            codes: Codes = np.asarray(_array(group, "codes")[shard.start : shard.stop])
+            codes: Codes = np.asarray(array_in(group, "codes")[shard.start : shard.stop])
         return codes, self.read_valid(shard)
 
     def read_valid(self, shard: Shard) -> Mask:
         """Return which of a shard's rows are valid; where they are masked, its codes are not read."""
         with found_whole(f"{self.path}: {_named(shard, self.shard_rows)}"):
-            group = open_group(self.path)
-            if "valid" not in group:
+            group = open_group(self.path) if self.masked else None
+            if group is None or "valid" not in group:
                 return np.ones(shard.rows, dtype=bool)
-            return np.asarray(_array(group, "valid")[shard.start : shard.stop])
+            return np.asarray(array_in(group, "valid")[shard.start : shard.stop])
 
     def read_errors(self, shard: Shard) -> Float64 | None:
         """Return the squared errors of a shard's rows, where they are kept."""
@@ -228,14 +237,16 @@ class CodeArray:
             return None
         with found_whole(f"{self.path}: sq_error of rows {shard.start:,} to {shard.stop:,}"):
             group = open_group(self.path)
-            return np.asarray(_array(group, "sq_error")[shard.start : shard.stop], np.float64)
+            return np.asarray(array_in(group, "sq_error")[shard.start : shard.stop], np.float64)
 
     def has_shard(self, name: str, index: int) -> bool:
         """Say whether a shard of ``codes``, ``valid`` or ``sq_error`` is stored."""
-        return os.path.exists(_shard_path(self.path, name, index))
+        path = _shard_path(self.path, name, index)
+        return place_of(path).exists(path)
 
     def forget(self, indexes: Iterable[int]) -> None:
         """Set shards pending: their codes stay, but no record says that they are there."""
+        drop_summary(self.path)
         with found_whole(f"{self.path}: the records"):
             squared_error = record_array(open_group(self.path, writable=True), "squared_error")
             for index in indexes:
@@ -247,12 +258,13 @@ class CodeArray:
 
     def has_use(self) -> bool:
         """Say whether `write_use` kept anything."""
-        return os.path.exists(os.path.join(self.path, "code_counts", "zarr.json"))
+        path = join(self.path, "code_counts")
+        return place_of(path).exists(path)
 
     def read_use(self) -> NDArray[np.int64]:
         """Return what `write_use` kept."""
         with found_whole(f"{self.path}: code_counts"):
-            return np.asarray(_array(open_group(self.path), "code_counts")[...])
+            return np.asarray(array_in(open_group(self.path), "code_counts")[...])
 
 
 def find_codes(path: str) -> CodeArray | None:
@@ -263,6 +275,7 @@ def find_codes(path: str) -> CodeArray | None:
     DamagedError
         If its metadata cannot be read.
     """
+    place = place_of(path)
     with found_whole(path):
         try:
             group = open_group(path)
@@ -271,7 +284,7 @@ def find_codes(path: str) -> CodeArray | None:
         facts: Any = dict(group.attrs)
         if "shard_rows" not in facts:
             return None
-        codes = _array(group, "codes")
+        codes = array_in(group, "codes")
         rows, columns = codes.shape
         shard_rows = _shard_rows(facts["shard_rows"], codes)
         if codes.chunks[1] != columns or ceil_div(rows, shard_rows) > MOST_SHARDS:
@@ -282,8 +295,8 @@ def find_codes(path: str) -> CodeArray | None:
             columns=columns,
             dtype=codes.dtype.name,
             shard_rows=shard_rows,
-            masked="valid" in group,
-            store_error="sq_error" in group,
+            masked=place.exists(join(path, "valid")),
+            store_error=place.exists(join(path, "sq_error")),
         )
 
 
@@ -301,15 +314,3 @@ def _shard_path(path: str, name: str, index: int) -> str:
 def _named(shard: Shard, shard_rows: int) -> str:
     rows = f"rows {shard.start:,} to {shard.stop:,}"
     return f"shard {shard.start // shard_rows} (of {rows}, which are read)"
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise KeyError(name)
-    return array
-
-
-def _stored_bytes(array: zarr.Array[Any], shard_index: int) -> int:
-    key = array.metadata.encode_chunk_key((shard_index, 0))
-    return int(sync((array.store_path / key).store.getsize(f"{array.path}/{key}")))

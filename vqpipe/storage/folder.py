@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vqpipe.errors import OutputError
-
-# Of files that are being written, here and by Zarr.
-PARTIAL = ".partial"
+from vqpipe.storage.place import Place, place_of
+from vqpipe.urls import join
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A local folder.
+    """A folder, on this machine or in an object store.
 
     Attributes
     ----------
     path : str
-        Absolute.
+        Absolute, or a URL.
     """
 
     path: str
 
     def __truediv__(self, name: str) -> Folder:
         """Return a folder inside this one."""
-        return Folder(os.path.join(self.path, name))
+        return Folder(join(self.path, name))
+
+    @property
+    def _place(self) -> Place:
+        return place_of(self.path)
 
     def file(self, name: str) -> str:
         """Return the path of a file in this folder."""
-        return os.path.join(self.path, name)
+        return join(self.path, name)
 
     def has(self, name: str) -> bool:
         """Say whether a file or folder of this name is there."""
-        return os.path.exists(self.file(name))
+        return self._place.exists(self.file(name))
 
     def names(self) -> list[str]:
         """Return the sorted names of what is in the folder; none where there is no folder."""
-        try:
-            return sorted(os.listdir(self.path))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        return self._place.names(self.path)
 
     def create(self) -> None:
         """Make the folder and its parents.
@@ -58,70 +53,37 @@ class Folder:
         OutputError
             If something else is in the way or nothing may be written there.
         """
-        try:
-            os.makedirs(self.path, exist_ok=True)
-            if not os.access(self.path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "no permission to write")
-        except (FileExistsError, NotADirectoryError):
-            raise OutputError(
-                f"output {self.path}: a file is in the way of the folder; name another output or "
-                "move the file"
-            ) from None
-        except OSError as error:
-            raise OutputError(
-                f"output {self.path}: cannot be written ({error.strerror}); give the user who runs this "
-                "the right to write there, or name another output"
-            ) from error
+        self._place.make_folder(self.path)
+
+    def check_writable(self) -> None:
+        """Refuse a folder that could not be made or written to. Writes nothing.
+
+        Raises
+        ------
+        OutputError
+        """
+        self._place.check_writable(self.path)
 
     def read_bytes(self, name: str) -> bytes:
         """Return a file's bytes."""
-        return Path(self.file(name)).read_bytes()
+        return self._place.read(self.file(name))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
-        with self.writing(name) as path:
-            Path(path).write_bytes(data)
+        with self.writing(name) as file:
+            file.write(data)
 
     def create_bytes(self, name: str, data: bytes) -> bool:
         """Write a file, whole, unless there is one; say whether it was written. One of many callers wins."""
-        return self._exchange(name, None, data)
+        return self._place.exchange(self.file(name), None, data)
 
     def replace_bytes(self, name: str, data: bytes, expected: bytes) -> bool:
         """Write a file, whole, if it holds what is expected; say whether it was written. One of many callers wins."""
-        return self._exchange(name, expected, data)
+        return self._place.exchange(self.file(name), expected, data)
 
     def remove_bytes(self, name: str, expected: bytes) -> bool:
         """Remove a file if it holds what is expected; say whether it was removed."""
-        return self._exchange(name, expected, None)
-
-    def _exchange(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
-        with self._locked(f".{name}.lock"):
-            found = self.read_bytes(name) if self.has(name) else None
-            if found != expected:
-                return False
-            if data is None:
-                self.remove(name)
-            else:
-                self.write_bytes(name, data)
-            return True
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Keep others out, of all processes on all hosts, for as long as a process lives."""
-        path = self.file(name)
-        while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                # Whoever had it before has removed it: then it locks nobody out.
-                if _is_file(path, lock):
-                    try:
-                        yield
-                    finally:
-                        os.remove(path)
-                    return
-            finally:
-                os.close(lock)
+        return self._place.exchange(self.file(name), expected, None)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a file's JSON object.
@@ -132,7 +94,7 @@ class Folder:
             If the file holds something else.
         """
         try:
-            value = json.loads(self.read_bytes(name))
+            value = json.loads(self._place.recall(self.file(name)))
         # What is nested too deep ends in a RecursionError.
         except (ValueError, RecursionError) as error:
             raise OutputError(
@@ -146,52 +108,29 @@ class Folder:
         """Write a JSON object, whole or not at all."""
         self.write_bytes(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
-    @contextmanager
-    def writing(self, name: str) -> Iterator[str]:
-        """Give a path to write to; what is there afterwards takes the name at once.
+    def reading(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Give a file to read from."""
+        return self._place.reading(self.file(name))
 
-        The bytes are on the disk before the name is: a crash leaves the old file or the new one.
+    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Give a file to write to; at the end, and only without an error, it takes its name, whole.
+
+        It can be sought in and read back. A crash leaves what was there before.
         """
-        partial = self.file(f"{name}.{os.getpid()}{PARTIAL}")
-        try:
-            yield partial
-            with open(partial, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(partial, self.file(name))
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
+        return self._place.writing(self.file(name))
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it, if it is there."""
-        path = self.file(name)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        elif os.path.lexists(path):
-            os.remove(path)
+        self._place.remove(self.file(name))
 
-    def free_bytes(self) -> int:
-        """Return the free space of the disk that holds, or would hold, this folder."""
-        return shutil.disk_usage(self.nearest()).free
+    def free_bytes(self) -> int | None:
+        """Return the free space where this folder is, or would be; None where there is no bound."""
+        return self._place.free_bytes(self.path)
 
-    def nearest(self) -> Path:
-        """Return the nearest path above that exists: this folder, if it does."""
-        path = Path(self.path)
-        while not path.exists():
-            path = path.parent
-        return path
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield the path inside this folder, and the size, of every file below it."""
+        return self._place.walk(self.path)
 
     def size_bytes(self) -> int:
         """Return the size of all files in the folder."""
-        found = (
-            os.path.join(root, name) for root, _, names in os.walk(self.path) for name in names
-        )
-        return sum(os.path.getsize(path) for path in found)
-
-
-def _is_file(path: str, handle: int) -> bool:
-    """Say whether a path still names the file that a handle is of."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+        return sum(size for _, size in self.files())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,9 @@ import zarr
 from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float64
-from vqpipe.storage.arrays import make_records
+from vqpipe.storage.arrays import array_in, make_records
+from vqpipe.storage.place import place_of
+from vqpipe.urls import join
 
 SIGNATURE_BYTES = 16
 
@@ -23,18 +24,15 @@ _CHECKSUM_BYTES = 4
 # A hundred times what is planned for; a shape of more is damage, and memory taken.
 MOST_SHARDS = 1 << 20
 
-# More than any record has: what is longer is damaged.
-_MOST_BYTES = 64
-
 # Name, shape of one record, dtype, and what a shard without a record has.
-_ARRAYS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
+RECORDS: tuple[tuple[str, tuple[int, ...], str, float], ...] = (
     ("source_signature", (SIGNATURE_BYTES,), "uint8", 0),
     ("source_stamp", (SIGNATURE_BYTES,), "uint8", 0),
     ("stored_bytes", (), "int64", 0),
     ("squared_error", (), "float64", np.nan),
 )
 
-RECORD_ARRAYS = tuple(f"shards/{name}" for name, *_ in _ARRAYS)
+RECORD_ARRAYS = tuple(f"shards/{name}" for name, *_ in RECORDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +106,13 @@ class Records:
 
 def create_records(group: zarr.Group, count: int) -> None:
     """Write the metadata of the records of ``count`` shards, in place of any there were."""
-    for name, shape, dtype, fill in _ARRAYS:
+    for name, shape, dtype, fill in RECORDS:
         make_records(group, f"shards/{name}", (count, *shape), dtype, fill)
 
 
 def extend_records(group: zarr.Group, count: int) -> None:
     """Make room for the records of ``count`` shards."""
-    for name, shape, _, _ in _ARRAYS:
+    for name, shape, _, _ in RECORDS:
         records = record_array(group, name)
         if records.shape[0] < count:
             records.resize((count, *shape))
@@ -122,12 +120,10 @@ def extend_records(group: zarr.Group, count: int) -> None:
 
 def record_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """Return one of the arrays."""
-    array = group[f"shards/{name}"]
-    if not isinstance(array, zarr.Array):
-        raise KeyError(name)
+    array = array_in(group, f"shards/{name}")
     count, *inner = array.shape
     if count > MOST_SHARDS or [tuple(inner)] != [
-        shape for one, shape, *_ in _ARRAYS if one == name
+        shape for one, shape, *_ in RECORDS if one == name
     ]:
         raise ValueError(f"shards/{name} is of shape {array.shape}")
     return array
@@ -143,12 +139,12 @@ def read_records(path: str, group: zarr.Group) -> Records:
     damaged: set[int] = set()
     lost: set[int] = set()
     found: dict[str, NDArray[Any]] = {}
-    for name, shape, dtype, fill in _ARRAYS:
+    for name, shape, dtype, fill in RECORDS:
         stored = np.dtype(dtype).newbyteorder("<")
         count = record_array(group, name).shape[0]
         values = np.full((count, *shape), fill, dtype=stored)
         size, missing = values[:1].nbytes, set(range(count))
-        for index, chunk in _chunks(os.path.join(path, "shards", name, "c"), count, len(shape)):
+        for index, chunk in _chunks(join(path, "shards", name, "c"), count, len(shape)):
             missing.discard(index)
             if len(chunk) != size + _CHECKSUM_BYTES or not _is_whole(chunk):
                 damaged.add(index)
@@ -165,16 +161,10 @@ def read_records(path: str, group: zarr.Group) -> Records:
 def _chunks(folder: str, count: int, axes: int) -> Iterator[tuple[int, bytes]]:
     """Yield the chunks that there are; the names of the later axes are all 0."""
     rest = "/0" * axes
-    for index in range(count):
-        try:
-            # A third of what a file object costs.
-            handle = os.open(f"{folder}/{index}{rest}", os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            yield index, os.read(handle, _MOST_BYTES)
-        finally:
-            os.close(handle)
+    paths = (f"{folder}/{index}{rest}" for index in range(count))
+    for index, chunk in enumerate(place_of(folder).read_small(paths)):
+        if chunk is not None:
+            yield index, chunk
 
 
 def _is_whole(chunk: bytes) -> bool:

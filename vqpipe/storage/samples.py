@@ -18,6 +18,7 @@ from vqpipe.shards import ceil_div
 from vqpipe.storage.arrays import (
     CHUNK_BYTES,
     SHARD_BYTES,
+    array_in,
     check_stored,
     found_whole,
     make_floats,
@@ -126,10 +127,7 @@ def _chunk(path: str, mean: tuple[float, ...], name: str, index: int) -> NDArray
 @lru_cache(maxsize=16)
 def _open(path: str, name: str) -> zarr.Array[Any]:
     with found_whole(f"{path}/{name}"):
-        array = open_group(path)[name]
-        if not isinstance(array, zarr.Array):
-            raise KeyError(name)
-        return array
+        return array_in(open_group(path), name)
 
 
 def target_shard_rows(rows: int, row_bytes: int) -> tuple[int, int]:

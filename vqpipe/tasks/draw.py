@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +21,7 @@ from vqpipe.sources import VectorArray
 from vqpipe.storage.arrays import check_stored, found_whole, make_group, open_group, write_array
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.samples import SetName, write_sample_shard
+from vqpipe.urls import join
 
 # Rows are read in pieces of about this size, so that a task holds what it keeps and little more.
 PIECE_BYTES = 16 << 20
@@ -143,7 +143,7 @@ def scatter_rows(shard: Shard, job: ScatterJob) -> Scattered:
             kept[name].append((rows[here][usable], places[here][usable]))
             vectors[name].append(picked[usable])
         start += len(piece)
-    group = make_group(os.path.join(job.scratch, f"{shard.index}.zarr"))
+    group = make_group(join(job.scratch, f"{shard.index}.zarr"))
     valid: dict[str, list[int]] = {}
     for draw in job.draws:
         rows, places = (np.concatenate(part) for part in zip(*kept[draw.name], strict=True))
@@ -257,7 +257,7 @@ def _scattered(
     DamagedError
         If they are not what it left; the next run draws them again.
     """
-    path = os.path.join(job.scratch, f"{index}.zarr")
+    path = join(job.scratch, f"{index}.zarr")
     try:
         with found_whole(path):
             group = open_group(path)

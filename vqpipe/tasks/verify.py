@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -17,6 +16,7 @@ from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codebook_file import cached_quantizer
 from vqpipe.storage.codes import CodeArray
+from vqpipe.storage.place import place_of
 from vqpipe.storage.records import Records
 from vqpipe.storage.samples import Sample, SetName
 from vqpipe.tasks.export import Exported, hash_file
@@ -223,10 +223,10 @@ class ExportedFile:
 def verify_export(file: ExportedFile, _job: None) -> str:
     """Say in words how a file differs from what was exported; empty if it does not."""
     try:
-        size = os.path.getsize(file.path)
+        size = place_of(file.path).size(file.path)
         if size != file.written.bytes:
             return f"has {size:,} bytes, {file.written.bytes:,} were written"
         same = hash_file(file.path) == file.written.sha256
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror or error}"
     return "" if same else "holds other bytes than were written"
