@@ -26,6 +26,7 @@ LAYERS = (
         "vqpipe.rows",
         "vqpipe.runner",
         "vqpipe.shards",
+        "vqpipe.versions",
     ),
     ("vqpipe.kmeans", "vqpipe.evaluation", "vqpipe.kernels"),
     ("vqpipe.report",),
@@ -71,7 +72,12 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "bokeh": ("vqpipe.report",),
     # Nothing of ours imports dask itself: distributed does.
     "dask": (),
-    "distributed": ("vqpipe.engines.dask", "vqpipe.engines.sender", "vqpipe.engines.cluster"),
+    "distributed": (
+        "vqpipe.engines.dask",
+        "vqpipe.engines.sender",
+        "vqpipe.engines.survey",
+        "vqpipe.engines.cluster",
+    ),
     "faiss": ("vqpipe.quantizer",),
     "google_crc32c": ("vqpipe.storage.records",),
     "jinja2": ("vqpipe.report",),
@@ -81,7 +87,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("vqpipe.config", "vqpipe.config_file"),
     "pydantic_core": ("vqpipe.config_file",),
     "rich": ("vqpipe.cli",),
-    "threadpoolctl": ("vqpipe.engines.single_thread",),
+    "threadpoolctl": ("vqpipe.engines.single_thread", "vqpipe.engines.libraries"),
     "typer": ("vqpipe.cli",),
     # Config in; starter config and the report's copy of the config out.
     "yaml": ("vqpipe.config_file", "vqpipe.cli.init", "vqpipe.pipeline.report"),

@@ -26,6 +26,9 @@ _PATHS = (
     ("train", "init"),
     ("evaluate", "queries", "uri"),
     ("evaluate", "truth", "uri"),
+    ("cluster", "options", "security", "tls_ca_file"),
+    ("cluster", "options", "security", "tls_client_cert"),
+    ("cluster", "options", "security", "tls_client_key"),
 )
 
 

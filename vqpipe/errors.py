@@ -9,6 +9,7 @@
     │   ├── InvalidRowError     a row that has no nearest codeword (NaN, Inf, zero under cosine)
     │   ├── CodebookError       a codebook that cannot be read, or cannot be learnt from this source
     │   ├── OutputError         the output folder: in the way, write-protected, of another source
+    │   ├── ClusterError        workers that cannot do this run: other versions, less memory, out of sight of the data
     │   └── LimitError          memory or disk that the plan would exceed
     ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
     ├── LeaseError              exit status 1: another run works in the output, or has taken it over
@@ -73,6 +74,10 @@ class CodebookError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be used."""
+
+
+class ClusterError(InputError):
+    """The cluster that the config names has workers that cannot do this run."""
 
 
 class LimitError(InputError):

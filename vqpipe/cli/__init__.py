@@ -129,6 +129,23 @@ def prune(
     _call("prune", output=output, yes=yes, as_json=as_json)
 
 
+@app.command(epilog="Example: `vqpipe doctor config.yaml --json`")
+def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONFIG]", help="Also look whether what it names can be reached."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a report of a fault needs, and what will be slow. Exit status 1: something cannot be reached.
+
+    Versions, CPU, the SIMD level and BLAS core type that FAISS chose, cores, memory, thread settings; of a config its
+    source, output and cluster, as every worker sees them. Changes nothing.
+    """
+    _call("doctor", config=config, overrides=overrides or [], as_json=as_json)
+
+
 @app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")
 def schema() -> None:
     """Print the JSON Schema of the config."""

@@ -12,10 +12,11 @@ from distributed import Client, as_completed
 from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig
-from vqpipe.engines.cluster import cluster_class, start_cluster
+from vqpipe.engines.cluster import cluster_class, security_of, start_cluster
 from vqpipe.engines.sender import Sender
-from vqpipe.errors import StageError
-from vqpipe.runner import Item, Job, Outcome, Result, Sum, fold_tree
+from vqpipe.engines.survey import ask_workers
+from vqpipe.errors import ConfigError, StageError
+from vqpipe.runner import Item, Job, Outcome, Result, Sum, Worker, fold_tree
 
 # Enough that no worker waits for the driver, few enough that the scheduler holds little.
 IN_FLIGHT_PER_WORKER = 4
@@ -131,6 +132,12 @@ class DaskRunner:
             if all(outcome is not None for outcome in outcomes):
                 return fold_tree((outcome.value() for outcome in outcomes if outcome), add)
 
+    def survey(
+        self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()
+    ) -> list[Outcome[Worker, Result]]:
+        """Run a short task once on every worker but those that are known, as `Runner.survey`."""
+        return ask_workers(self._connected(), known, task, job)
+
     def _connected(self) -> Client:
         if self._client is None:
             if self._config.address is None:
@@ -138,10 +145,15 @@ class DaskRunner:
             try:
                 self._client = Client(
                     self._cluster or self._config.address,
+                    security=security_of(self._config),
                     set_as_default=False,
                     timeout=CONNECT_SECONDS,
                 )
                 self._client.wait_for_workers(1, timeout=WORKER_WAIT_SECONDS)
+            except TypeError as error:
+                raise ConfigError(
+                    f"cluster.address {self._config.address}: {error}; name the TLS files in cluster.options.security"
+                ) from error
             except (OSError, TimeoutError) as error:
                 where = self._config.address or self._config.class_
                 raise StageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
@@ -16,6 +17,8 @@ from vqpipe.shards import Shard
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.tasks.compare import CompareJob, Doubtful, compare_rows
 from vqpipe.tasks.encode import Encoded, EncodeJob, encode_shard
+
+_log = logging.getLogger(__name__)
 
 # Shards go out after a look at the lease that is at most this old.
 LOOK_SECONDS = 1.0
@@ -80,6 +83,7 @@ def execute(run: Run) -> str:
     for outcome in run.runner.map(encode_shard, _sent(run, shards), job):
         if outcome.error is not None:
             failed.append(outcome)
+            _log.error("encode: %s failed: %s", name_shards([outcome.item]), outcome.error)
             continue
         encoded.append(outcome.value())
         run.progress.advance(outcome.item.rows)

@@ -16,6 +16,7 @@ from vqpipe.pipeline.leftovers import sweep, was_cut_short
 from vqpipe.pipeline.record import StageReport, begin_record, end_record
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
+from vqpipe.pipeline.survey import Surveyed, measure_memory
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
 from vqpipe.storage.lease import PATIENCE, Lease, Patience, take_lease
@@ -98,6 +99,7 @@ def run_pipeline(
             # Another run worked here in between.
             run = begin_run(config, runner, progress, force)
         run.hold(lease)
+        run.runner = Surveyed(run, runner)
         return _run_stages(run, stages_until(until), until, call or run_stage)
 
 
@@ -179,6 +181,7 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
     done = stage.execute(run)
     seconds = time.perf_counter() - began
     run.seconds[stage.name] = seconds
+    run.memory_bytes[stage.name] = measure_memory(run)
     return StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
 
 

@@ -11,9 +11,9 @@ from vqpipe.errors import OutputError, VqpipeError
 from vqpipe.pipeline.evaluate import evaluate_fingerprint
 from vqpipe.pipeline.generation import EVALUATION_FILE
 from vqpipe.pipeline.run import Run
-from vqpipe.pipeline.versions import versions
 from vqpipe.storage.codes import find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.versions import versions
 
 RUN_FILE = "run.json"
 
@@ -92,12 +92,14 @@ def end_record(
 
 
 def _work(run: Run) -> dict[str, dict[str, float]]:
-    """Return what each stage that ran went through: rows and seconds, and those of its tasks together."""
+    """Return what each stage that ran went through and took: rows, seconds, memory, and its tasks' seconds together."""
     work: dict[str, dict[str, float]] = {}
     for name, seconds in run.seconds.items():
         work[name] = {"seconds": seconds}
         if name in run.rows_done:
-            work[name]["rows"] = run.rows_done[name]
+            rows = run.rows_done[name]
+            work[name] |= {"rows": rows, "rows_per_second": rows / max(seconds, 1e-9)}
+        work[name] |= run.memory_bytes.get(name, {})
         if name in run.task_seconds:
             tasks = run.task_seconds[name]
             work[name] |= {"tasks": len(tasks), "task_seconds": sum(tasks)}
