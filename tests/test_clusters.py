@@ -43,7 +43,7 @@ def test_a_scheduler_is_reached_by_tls_and_only_by_its_own_files(tmp_path: Path)
     security = Security.temporary()
     files = write_tls(security, tmp_path)
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None,
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0",
         security=security, protocol="tls",
     ) as cluster:  # fmt: skip
         address = cluster.scheduler_address
@@ -280,7 +280,7 @@ def test_a_slurm_job_that_is_cancelled_is_replaced_and_costs_no_bytes(
             "cores": 1, "processes": 1, "memory": "1GiB", "interface": "lo", "walltime": "00:20:00",
             "python": sys.executable, "log_directory": str(tmp_path / "logs"), "local_directory": str(tmp_path),
             "job_script_prologue": [f"export PYTHONPATH={os.environ.get('PYTHONPATH', '')}"],
-            "scheduler_options": {"dashboard_address": None},
+            "scheduler_options": {"dashboard_address": ":0"},
         }  # fmt: skip
         cluster = {
             "class": "dask_jobqueue.SLURMCluster",

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ ODD = {
     ),
     "an older vqpipe, which cannot read the question": (
         "import sys; sys.modules['vqpipe.tasks.survey'] = None",
-        r"cannot answer \(ModuleNotFoundError.*install the same vqpipe there",
+        r"cannot answer \(.*ModuleNotFoundError.*install the same vqpipe there",
     ),
 }
 
@@ -53,24 +54,24 @@ def worker_command(cluster: LocalCluster, patch: str = "pass", *options: str) ->
 def one_more(cluster: LocalCluster, command: list[str]) -> Iterator[None]:
     """Start a worker beside the one that is there, and end it."""
     before = len(cluster.scheduler.workers)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with Client(cluster, set_as_default=False) as client:
             client.wait_for_workers(before + 1, timeout=60)
             yield
             process.terminate()
-            process.communicate()
+            process.wait()
             while len(client.scheduler_info(n_workers=-1)["workers"]) > before:
-                pass
+                time.sleep(0.05)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=MEMORY
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=MEMORY
     ) as cluster:
         yield cluster
 
