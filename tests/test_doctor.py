@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 import vqpipe.pipeline.doctor as doctor
 import vqpipe.pipeline.machine as machine
 from vqpipe.cli import app
+from vqpipe.config import ClusterConfig
 from vqpipe.engines.choose import make_runner
+from vqpipe.engines.dask import DaskRunner
 from vqpipe.engines.libraries import thread_libraries
 from vqpipe.pipeline.doctor import diagnose_config, diagnose_machine
 
@@ -66,17 +68,15 @@ def test_in_words_it_says_the_same(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_reached_is_named_and_is_status_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_reached_is_named_and_is_status_1(tmp_path: Path) -> None:
     said = ask(write_config(tmp_path, source={"uri": "nowhere.npy"}))
     assert said.exit_code == 1
     assert "NOT REACHED" in said.stdout
     assert "nowhere.npy" in said.stdout
-    monkeypatch.setattr("vqpipe.engines.dask.CONNECT_SECONDS", 0.5)
     address = {"address": "tcp://127.0.0.1:1"}
     config = config_of(tmp_path, WORDS, cluster=address)
-    with make_runner(config) as runner:
+    assert isinstance(config.cluster, ClusterConfig)
+    with DaskRunner(config.cluster, 1 << 30, patience_seconds=0.5) as runner:
         found = diagnose_config(config, runner)["checks"]
     assert found["source"]["well"]
     assert not found["cluster"]["well"]

@@ -17,7 +17,7 @@ from vqpipe.engines import allocator
 from vqpipe.engines.cluster import cluster_class
 from vqpipe.engines.dask import DaskRunner
 from vqpipe.engines.serial import SerialRunner
-from vqpipe.errors import ConfigError, SourceError, StageError
+from vqpipe.errors import ConfigError, SourceError, StageError, WorkerError
 from vqpipe.runner import Runner
 
 MEMORY = 1 << 30
@@ -64,6 +64,12 @@ def die_once(item: int, job: Path) -> int:
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return item + 1
+
+
+def die_always(item: int, job: None) -> int:
+    if item == 5:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return item
 
 
 def pid(item: int, job: None) -> int:
@@ -150,6 +156,19 @@ def test_a_fold_is_whole_though_the_only_worker_died_in_the_middle(
     assert (tmp_path / "died").exists()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("result_bytes", [None, 8])
+def test_a_fold_names_the_item_that_ends_every_worker(
+    workers: int, result_bytes: int | None
+) -> None:
+    config = ClusterConfig.model_validate({"options": {"n_workers": workers}})
+    with DaskRunner(config, MEMORY) as runner:
+        with pytest.raises(WorkerError, match="die_always of 5 ended its worker 2 times"):
+            runner.fold(die_always, range(10), None, result_bytes)
+        assert runner.fold(die_always, range(5), None, result_bytes) == 10
+
+
 def test_a_running_scheduler_is_used_and_left_running() -> None:
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
@@ -160,11 +179,10 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
                 assert next(runner.map(pid, [0], None)).value() == os.getpid()
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqpipe.engines.dask.CONNECT_SECONDS", 0.5)
+def test_a_scheduler_that_does_not_answer_is_named() -> None:
     config = ClusterConfig.model_validate({"address": "tcp://127.0.0.1:1"})
     with (
-        DaskRunner(config, MEMORY) as runner,
+        DaskRunner(config, MEMORY, patience_seconds=0.5) as runner,
         pytest.raises(StageError, match=r"tcp://127\.0\.0\.1:1"),
     ):
         list(runner.map(pid, [0], None))

@@ -23,6 +23,7 @@ LAYERS = (
         "vqpipe.memory",
         "vqpipe.permutation",
         "vqpipe.progress",
+        "vqpipe.retries",
         "vqpipe.rows",
         "vqpipe.runner",
         "vqpipe.shards",
@@ -42,7 +43,13 @@ LAYERS = (
 
 # Where a layer alone would allow too much: all of our own modules that these may import.
 ONLY = {
-    "vqpipe.engines": ("vqpipe.engines", "vqpipe.runner", "vqpipe.config", "vqpipe.errors"),
+    "vqpipe.engines": (
+        "vqpipe.engines",
+        "vqpipe.runner",
+        "vqpipe.config",
+        "vqpipe.errors",
+        "vqpipe.retries",
+    ),
     "vqpipe.kmeans": (
         "vqpipe.kmeans",
         "vqpipe.codebook",
@@ -77,6 +84,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
         "vqpipe.engines.sender",
         "vqpipe.engines.survey",
         "vqpipe.engines.cluster",
+        "vqpipe.engines.memory_events",
     ),
     "faiss": ("vqpipe.quantizer",),
     "google_crc32c": ("vqpipe.storage.records",),
@@ -87,6 +95,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("vqpipe.config", "vqpipe.config_file"),
     "pydantic_core": ("vqpipe.config_file",),
     "rich": ("vqpipe.cli",),
+    "tenacity": ("vqpipe.retries",),
     "threadpoolctl": ("vqpipe.engines.single_thread", "vqpipe.engines.libraries"),
     "typer": ("vqpipe.cli",),
     # Config in; starter config and the report's copy of the config out.

@@ -89,9 +89,11 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
         # What a worker fails of is told by its stage; its tracebacks on the way out help nobody.
         quiet = {"silence_logs": logging.CRITICAL}
+        # A task that was with two workers when they died is run alone: that tells more than two more deaths.
+        quick = {"scheduler_kwargs": {"allowed_failures": 1}}
         # Each thread of a worker runs a task that may take as much as is allowed.
         limit = memory_bytes * int(options.get("threads_per_worker", 1))
-        options = {**local, **quiet, "memory_limit": limit, **options}
+        options = {**local, **quiet, **quick, "memory_limit": limit, **options}
     try:
         cluster = kind(**options)
     except TypeError as error:

@@ -13,7 +13,7 @@ from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig
 from vqpipe.engines.cluster import cluster_class, security_of, start_cluster
-from vqpipe.engines.sender import Sender
+from vqpipe.engines.sender import WORKER_WAIT_SECONDS, Sender
 from vqpipe.engines.survey import ask_workers
 from vqpipe.errors import ConfigError, StageError
 from vqpipe.runner import Item, Job, Outcome, Result, Sum, Worker, fold_tree
@@ -21,11 +21,17 @@ from vqpipe.runner import Item, Job, Outcome, Result, Sum, Worker, fold_tree
 # Enough that no worker waits for the driver, few enough that the scheduler holds little.
 IN_FLIGHT_PER_WORKER = 4
 
+# A task that was lost with its worker more often than this is run again when all others have ended, alone, so that
+# it is known whether it is to blame.
+MOST_LOSSES = 2
+
+# So often a fold is begun anew after its tasks were run one by one and none was to blame.
+MOST_FOLDS = 3
+
 # Results of so many bytes in all come home to be added.
 HOME_BYTES = 32 << 20
 
 CONNECT_SECONDS = 30
-WORKER_WAIT_SECONDS = 120
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +44,18 @@ class DaskRunner:
     config : ClusterConfig
     memory_bytes : int
         Memory of one worker, given to a LocalCluster as its limit.
+    patience_seconds : float
+        For which a scheduler that does not answer is waited for.
     """
 
-    def __init__(self, config: ClusterConfig, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        memory_bytes: int,
+        patience_seconds: float = CONNECT_SECONDS,
+    ) -> None:
         self._config = config
+        self._patience_seconds = patience_seconds
         if config.address is None:
             # A wrong class is the user's mistake: said now, not after the first stages.
             cluster_class(config.class_)
@@ -75,29 +89,36 @@ class DaskRunner:
         self, task: Callable[[Item, Job], Result], items: Iterable[Item], job: Job
     ) -> Iterator[Outcome[Item, Result]]:
         """Run a task for every item, as `Runner.map`."""
-        sender = Sender(self._connected(), task, job)
+        sender = self._sender(task, job)
         waiting = iter(items)
+        suspects: list[Item] = []
         completed = as_completed(loop=sender.client.loop)
-        items_of: dict[object, Item] = {}
+        # What is on its way, and how often it was lost with a worker.
+        sent: dict[object, tuple[Item, int]] = {}
 
-        def submit(item: Item) -> None:
+        def submit(item: Item, losses: int = 0) -> None:
             future = sender.submit(item)
-            items_of[future.key] = item
+            sent[future.key] = item, losses
             completed.add(future)
 
         for item in islice(waiting, IN_FLIGHT_PER_WORKER * self.workers):
             submit(item)
         for future in completed:
-            item = items_of.pop(future.key)
+            item, losses = sent.pop(future.key)
             outcome = sender.outcome(future, item)
             # Released at once: a finished result that a dying worker held would be computed again.
             future.release()
-            if outcome is None:
-                submit(item)
+            if outcome is None and losses < MOST_LOSSES:
+                submit(item, losses + 1)
                 continue
             for following in islice(waiting, 1):
                 submit(following)
-            yield outcome
+            if outcome is None:
+                suspects.append(item)
+            else:
+                yield outcome
+        for item in suspects:
+            yield sender.alone(item)
 
     def fold(
         self,
@@ -107,30 +128,48 @@ class DaskRunner:
         result_bytes: int | None = None,
     ) -> Sum:
         """Run a task for every item and add the results, as `Runner.fold`."""
-        if result_bytes is not None and result_bytes * len(items) <= HOME_BYTES:
-            return self._fold_at_home(task, items, job)
-        sender = Sender(self._connected(), task, job)
-        while True:
-            futures = sender.submit_all(items)
-            outcome = sender.outcome(sender.fold(futures), items[0])
-            if outcome is not None:
-                break
-        if outcome.error is not None:
+        at_home = result_bytes is not None and result_bytes * len(items) <= HOME_BYTES
+        fold = self._fold_at_home if at_home else self._fold_there
+        sender = self._sender(task, job)
+        for _ in range(MOST_FOLDS):
+            for _ in range(MOST_LOSSES + 1):
+                outcome = fold(sender, items)
+                if outcome is not None:
+                    return outcome.value()
+            # A task may end every worker: looked for one by one.
+            for item in items:
+                sender.alone(item).value()
+        raise StageError(
+            "cluster",
+            f"workers died {MOST_FOLDS * (MOST_LOSSES + 1)} times, and no task of {task.__name__} is to blame; what is "
+            "done stays: run again to go on",
+        )
+
+    def _fold_there(
+        self, sender: Sender[Item, Job, Sum], items: Sequence[Item]
+    ) -> Outcome[Item, Sum] | None:
+        """Add results where they lie; None if some were lost."""
+        futures = sender.submit_all(items)
+        outcome = sender.outcome(sender.fold(futures), items[0])
+        if outcome is not None and outcome.error is not None:
             for item, future in zip(items, futures, strict=True):
                 failed = sender.outcome(future, item)
-                if failed is not None and failed.error is not None:
-                    raise failed.error
-        return outcome.value()
+                if failed is None or failed.error is not None:
+                    return failed
+        return outcome
 
     def _fold_at_home(
-        self, task: Callable[[Item, Job], Sum], items: Sequence[Item], job: Job
-    ) -> Sum:
+        self, sender: Sender[Item, Job, Sum], items: Sequence[Item]
+    ) -> Outcome[Item, Sum] | None:
         """Add results that are small here: it saves a task and a journey for every sum."""
-        sender = Sender(self._connected(), task, job)
-        while True:
-            outcomes = sender.outcomes(sender.submit_all(items), items)
-            if all(outcome is not None for outcome in outcomes):
-                return fold_tree((outcome.value() for outcome in outcomes if outcome), add)
+        outcomes = sender.outcomes(sender.submit_all(items), items)
+        there = [outcome for outcome in outcomes if outcome is not None]
+        if len(there) < len(items):
+            return None
+        return Outcome(items[0], fold_tree((outcome.value() for outcome in there), add))
+
+    def _sender(self, task: Callable[[Item, Job], Result], job: Job) -> Sender[Item, Job, Result]:
+        return Sender(self._connected(), task, job, self._patience_seconds)
 
     def survey(
         self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()
@@ -147,7 +186,7 @@ class DaskRunner:
                     self._cluster or self._config.address,
                     security=security_of(self._config),
                     set_as_default=False,
-                    timeout=CONNECT_SECONDS,
+                    timeout=self._patience_seconds,
                 )
                 self._client.wait_for_workers(1, timeout=WORKER_WAIT_SECONDS)
             except TypeError as error:

@@ -152,10 +152,17 @@ def _failure(failed: list[Outcome[Shard, Any]], shards: int) -> Exception:
     error = StageError(
         "encode",
         f"{len(failed)} of {shards} shards failed: {named}; the first one's cause: "
-        f"{type(cause).__name__}: {cause}; {done}: run again to go on",
+        f"{_say_cause(cause)}; {done}: run again to go on",
     )
     error.__cause__ = cause
     return error
+
+
+def _say_cause(cause: Exception | None) -> str:
+    advice = ""
+    if isinstance(cause, MemoryError):
+        advice = "; lower encode.shard_rows, or raise memory_per_worker to what the machine has"
+    return f"{type(cause).__name__}: {cause}{advice}"
 
 
 STAGE = Stage("encode", need, execute)

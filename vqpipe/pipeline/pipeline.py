@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vqpipe.config import STAGES, Config
-from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError
+from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError, WorkerError
 from vqpipe.pipeline import encode, evaluate, export, ingest, report, sample, train
 from vqpipe.pipeline.begin import begin_run, establish
 from vqpipe.pipeline.generation import current_name, list_generations, set_current, state_of
@@ -18,8 +18,9 @@ from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
 from vqpipe.pipeline.survey import Surveyed, measure_memory
 from vqpipe.progress import Progress
+from vqpipe.retries import try_again
 from vqpipe.runner import Runner
-from vqpipe.storage.lease import PATIENCE, Lease, Patience, take_lease
+from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 
 ROUTE: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -94,22 +95,14 @@ def run_pipeline(
     """
     check_stage_names(until, force)
     run = begin_run(config, runner, progress, force)
-    with _taken_lease(run, patience) as lease:
+    run.output.create()
+    with take_lease(run.output, run.warn, patience) as lease:
         if state_of(list_generations(run.output)) != run.begun_from:
             # Another run worked here in between.
             run = begin_run(config, runner, progress, force)
         run.hold(lease)
         run.runner = Surveyed(run, runner)
         return _run_stages(run, stages_until(until), until, call or run_stage)
-
-
-def _taken_lease(run: Run, patience: Patience) -> Lease:
-    """Take the lease on the output, which nothing has written to yet."""
-    try:
-        run.output.create()
-        return take_lease(run.output, run.warn, patience)
-    except OSError as error:
-        raise _wrapped(run, "begin", error) from error
 
 
 def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call) -> dict[str, Any]:
@@ -136,9 +129,9 @@ def _begin_output(run: Run) -> None:
     """Write down that a run has begun, before its first stage."""
     try:
         if was_cut_short(run.output):
-            sweep(run)
-        establish(run)
-        begin_record(run)
+            try_again(sweep, run)
+        try_again(establish, run)
+        try_again(begin_record, run)
     except OSError as error:
         raise _wrapped(run, "begin", error) from error
 
@@ -155,7 +148,8 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     """
     began = time.perf_counter()
     try:
-        report = _run_if_needed(run, stage, began)
+        # A stage goes on where it was, so it may be begun again when storage was away for a moment.
+        report = try_again(_run_if_needed, run, stage, began)
         if stage.remind is not None:
             stage.remind(run)
         if stage.name == "export" and until is None:
@@ -163,7 +157,8 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
     except BaseException as error:
         seconds = time.perf_counter() - began
         run.progress.finish(stage.name, "failed", str(error), seconds)
-        if isinstance(error, VqpipeError) or not isinstance(error, Exception):
+        known = isinstance(error, VqpipeError) and not isinstance(error, WorkerError)
+        if known or not isinstance(error, Exception):
             raise
         raise _wrapped(run, stage.name, error) from error
     run.progress.finish(stage.name, report.status, report.reason, report.seconds)
@@ -186,7 +181,7 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
 
 
 def _wrapped(run: Run, stage: str, error: Exception) -> VqpipeError:
-    if isinstance(error, PermissionError):
+    if stage == "begin" and isinstance(error, PermissionError):
         return OutputError(
             f"{stage}: {error.filename or run.output.path} may not be written ({error.strerror}); give the user "
             "who runs this the right to, then run again: what is done stays"

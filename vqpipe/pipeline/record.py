@@ -11,6 +11,7 @@ from vqpipe.errors import OutputError, VqpipeError
 from vqpipe.pipeline.evaluate import evaluate_fingerprint
 from vqpipe.pipeline.generation import EVALUATION_FILE
 from vqpipe.pipeline.run import Run
+from vqpipe.retries import try_again
 from vqpipe.storage.codes import find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.versions import versions
@@ -85,7 +86,7 @@ def end_record(
     }
     try:
         if run.lease is None or run.lease.holds():
-            run.output.write_json(RUN_FILE, {**_facts(run, status), **ended})
+            try_again(run.output.write_json, RUN_FILE, {**_facts(run, status), **ended})
     except OSError as refused:
         run.warn(f"{RUN_FILE} cannot be written: {refused}")
     return found

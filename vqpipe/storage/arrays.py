@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
 
 from vqpipe.errors import DamagedError, VqpipeError
 
@@ -39,6 +40,23 @@ def found_whole(what: str) -> Iterator[None]:
             f"{what}: is damaged ({type(error).__name__}: {error}); `vqpipe verify OUTPUT --repair` finds all that is "
             "damaged and has the next run make it again"
         ) from error
+
+
+def check_stored(array: zarr.Array[Any], start: int, stop: int) -> None:
+    """Refuse to read rows ``start:stop`` if a stored object is gone: Zarr would give the fill value in its place.
+
+    For arrays of which all objects are written, and one of which holds whole rows. Called within `found_whole`.
+
+    Raises
+    ------
+    ValueError
+    """
+    rows = (array.shards or array.chunks)[0]
+    store = array.store_path.store
+    for index in range(start // rows, -(-stop // rows)):
+        key = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
+        if not sync(store.exists(f"{array.path}/{key}".lstrip("/"))):
+            raise ValueError(f"{array.name}/{key} is gone")
 
 
 def make_group(path: str | Store) -> zarr.Group:

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from vqpipe.errors import LeaseError
+from vqpipe.errors import LeaseError, OutputError
+from vqpipe.retries import try_again
 from vqpipe.storage.folder import Folder
 
 LEASE_FILE = "lease.json"
@@ -150,13 +151,29 @@ def take_lease(folder: Folder, say: Callable[[str], None], patience: Patience = 
     Raises
     ------
     LeaseError
-        If another run works in the folder.
+        If another run works in the folder, or the disk refuses the lease.
+    OutputError
+        If nothing may be written there.
     """
+    try:
+        return _take(folder, say, patience)
+    except OSError as error:
+        kind = OutputError if isinstance(error, PermissionError) else LeaseError
+        raise kind(
+            f"output {folder.path}: {LEASE_FILE} cannot be written ({error.strerror or error}), which every run begins "
+            "with; mend that, or name another output"
+        ) from error
+
+
+def _take(folder: Folder, say: Callable[[str], None], patience: Patience) -> Lease:
     record = _new_record()
     mine = _as_bytes(record)
     said = False
     while True:
         found = _read(folder)
+        if found == mine:
+            # It was written, though storage said that it failed.
+            return Lease(folder, record, patience.beat_seconds)
         # An object store that cannot remove by condition leaves an empty object.
         if not found and _put(folder, mine, found):
             return Lease(folder, record, patience.beat_seconds)
@@ -176,15 +193,15 @@ def take_lease(folder: Folder, say: Callable[[str], None], patience: Patience = 
                         f"output {folder.path}: {describe(seen)} works in it; wait until it has ended, then run again"
                     )
                 continue
-        if folder.replace_bytes(LEASE_FILE, mine, found):
+        if _put(folder, mine, found):
             say(f"{folder.path}: the lease of {describe(found)} is taken over: it works no more")
             return Lease(folder, record, patience.beat_seconds)
 
 
 def _put(folder: Folder, mine: bytes, found: bytes | None) -> bool:
     if found is None:
-        return folder.create_bytes(LEASE_FILE, mine)
-    return folder.replace_bytes(LEASE_FILE, mine, found)
+        return try_again(folder.create_bytes, LEASE_FILE, mine)
+    return try_again(folder.replace_bytes, LEASE_FILE, mine, found)
 
 
 def _watch(folder: Folder, found: bytes, patience: Patience) -> bytes | None:
@@ -200,7 +217,7 @@ def _watch(folder: Folder, found: bytes, patience: Patience) -> bytes | None:
 
 def _read(folder: Folder) -> bytes | None:
     try:
-        return folder.read_bytes(LEASE_FILE)
+        return try_again(folder.read_bytes, LEASE_FILE)
     except FileNotFoundError:
         return None
 

@@ -16,10 +16,12 @@ from vqpipe.shards import ceil_div
 from vqpipe.storage.arrays import (
     CHUNK_BYTES,
     SHARD_BYTES,
+    check_stored,
     found_whole,
     make_floats,
     make_group,
     open_group,
+    with_rows,
 )
 
 SetName = Literal["train", "heldout", "database"]
@@ -67,7 +69,9 @@ class Sample:
     def row_numbers(self, name: SetName, start: int = 0, stop: int | None = None) -> Int64:
         """Return the row numbers in the source of rows ``start:stop`` of a set."""
         with found_whole(f"{self.path}/{name}_rows"):
-            numbers: Int64 = np.asarray(_open(self.path, f"{name}_rows")[start:stop])
+            stored = _open(self.path, f"{name}_rows")
+            check_stored(stored, start, stored.shape[0] if stop is None else stop)
+            numbers: Int64 = np.asarray(stored[start:stop])
             return numbers
 
     def read_stored(self, name: SetName, start: int, stop: int) -> Int64:
@@ -85,10 +89,13 @@ class Sample:
         with found_whole(f"{self.path}/{name}: rows {start:,} to {stop:,}"):
             group = open_group(self.path)
             rows: Any = group[name]
+            numbers: Any = group[f"{name}_rows"]
+            for array in (rows, numbers):
+                check_stored(array, start, stop)
             step = int(rows.chunks[0])
             for first in range(start, stop, step):
                 rows[first : min(first + step, stop)]
-            return np.asarray(group[f"{name}_rows"][start:stop])  # type: ignore[index]
+            return np.asarray(numbers[start:stop])
 
     def shard_rows(self, name: SetName) -> int:
         """Return the rows of a set that are stored together."""
@@ -108,6 +115,7 @@ def _chunk(path: str, mean: tuple[float, ...], name: str, index: int) -> NDArray
     array = _open(path, name)
     rows = array.chunks[0]
     with found_whole(f"{path}/{name}: rows {index * rows:,} to {(index + 1) * rows:,}"):
+        check_stored(array, index * rows, min((index + 1) * rows, array.shape[0]))
         values: NDArray[Any] = np.asarray(array[index * rows : (index + 1) * rows])
     values.flags.writeable = False
     return values
@@ -145,10 +153,10 @@ def write_sample_shard(
     path: str, name: SetName, start: int, vectors: NDArray[Any], rows: Int64
 ) -> None:
     """Write one whole target shard of a set."""
-    group = open_group(path, writable=True)
-    stop = start + len(rows)
-    group[name][start:stop] = vectors  # type: ignore[index]
-    group[f"{name}_rows"][start:stop] = rows  # type: ignore[index]
+    group: Any = open_group(path, writable=True)
+    for array, values in ((group[name], vectors), (group[f"{name}_rows"], rows)):
+        # Rows of nothing but zeros are stored like any others: what is missing is damaged.
+        with_rows(array, array.shape[0])[start : start + len(rows)] = values
 
 
 def finish_sample(path: str, rows: dict[SetName, int], invalid_rows: int, mean: Float32) -> Sample:

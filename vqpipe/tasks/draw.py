@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from vqpipe.codebook import Metric
 from vqpipe.dtypes import Float64, Int64
+from vqpipe.errors import DamagedError, OutputError
 from vqpipe.permutation import Permutation
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import Shard, ceil_div
 from vqpipe.sources import VectorArray
-from vqpipe.storage.arrays import make_group, open_group, write_array
+from vqpipe.storage.arrays import check_stored, found_whole, make_group, open_group, write_array
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.samples import SetName, write_sample_shard
 
@@ -119,7 +120,10 @@ def scatter_rows(shard: Shard, job: ScatterJob) -> Scattered:
     scratch = Folder(job.scratch)
     record = f"{shard.index}.json"
     if scratch.has(record):
-        return Scattered(shard.index, **scratch.read_json(record))
+        try:
+            return Scattered(shard.index, **scratch.read_json(record))
+        except (OutputError, TypeError):
+            scratch.remove(record)
     found = {draw.name: draw.find(shard.start, shard.stop) for draw in job.draws}
     kept = {name: [(rows[:0], places[:0])] for name, (rows, places) in found.items()}
     empty = np.empty((0, job.source.dim), dtype=np.dtype(job.source.dtype).newbyteorder("="))
@@ -216,18 +220,48 @@ def gather_rows(target: Target, job: GatherJob) -> Moments:
     _list_rows.cache_clear()
     places, rows, vectors = [], [], []
     for index in range(job.scattered):
-        group = open_group(os.path.join(job.scratch, f"{index}.zarr"))
-        drawn: Int64 = np.asarray(group[f"{target.name}_places"][...])  # type: ignore[index]
-        here = slice(*np.searchsorted(drawn, (target.first_place, target.last_place)).tolist())
-        if here.stop > here.start:
-            places.append(drawn[here])
-            rows.append(np.asarray(group[f"{target.name}_rows"][here]))  # type: ignore[index]
-            vectors.append(np.asarray(group[target.name][here]))  # type: ignore[index]
+        found = _scattered(index, target, job)
+        if found is not None:
+            places.append(found[0])
+            rows.append(found[1])
+            vectors.append(found[2])
     order = np.argsort(np.concatenate(places))
     order = order[target.skip : target.skip + target.stop - target.start]
     picked = np.concatenate(vectors)[order]
     write_sample_shard(job.sample, target.name, target.start, picked, np.concatenate(rows)[order])
     return moments(picked, job.metric)
+
+
+def _scattered(
+    index: int, target: Target, job: GatherJob
+) -> tuple[Int64, Int64, NDArray[Any]] | None:
+    """Return the places, rows and vectors that one scatter task left for a target shard, if there are any.
+
+    Raises
+    ------
+    DamagedError
+        If they are not what it left; the next run draws them again.
+    """
+    path = os.path.join(job.scratch, f"{index}.zarr")
+    try:
+        with found_whole(path):
+            group = open_group(path)
+            drawn: Any = group[f"{target.name}_places"]
+            check_stored(drawn, 0, drawn.shape[0])
+            places: Int64 = np.asarray(drawn[...])
+            start, stop = np.searchsorted(places, (target.first_place, target.last_place)).tolist()
+            if start == stop:
+                return None
+            stored: list[Any] = [group[f"{target.name}_rows"], group[target.name]]
+            for array in stored:
+                check_stored(array, start, stop)
+            rows, vectors = (np.asarray(array[start:stop]) for array in stored)
+            return places[start:stop], rows, vectors
+    except (DamagedError, FileNotFoundError) as error:
+        Folder(job.scratch).remove(f"{index}.json")
+        raise DamagedError(
+            f"{path}: what was drawn is damaged ({error}); run again: these rows, and only they, are drawn anew"
+        ) from error
 
 
 def moments(stored: NDArray[Any], metric: Metric) -> Moments:
