@@ -20,6 +20,7 @@ LAYERS = (
         "vqpipe.config_file",
         "vqpipe.dtypes",
         "vqpipe.errors",
+        "vqpipe.logs",
         "vqpipe.memory",
         "vqpipe.permutation",
         "vqpipe.progress",

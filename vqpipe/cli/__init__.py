@@ -56,6 +56,12 @@ def run(
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
     as_json: AsJson = False,
+    log_json: Annotated[
+        bool,
+        typer.Option(
+            "--log-json", help="Log to standard error as JSON lines, with run, stage and shard."
+        ),
+    ] = False,
 ) -> None:
     """Run the pipeline; what is done already is not done again."""
     _call(
@@ -66,6 +72,7 @@ def run(
         force=force,
         direct=direct,
         as_json=as_json,
+        log_json=log_json,
     )
 
 

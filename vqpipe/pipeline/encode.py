@@ -83,7 +83,13 @@ def execute(run: Run) -> str:
     for outcome in run.runner.map(encode_shard, _sent(run, shards), job):
         if outcome.error is not None:
             failed.append(outcome)
-            _log.error("encode: %s failed: %s", name_shards([outcome.item]), outcome.error)
+            shard = outcome.item
+            _log.error(
+                "encode: %s failed: %s",
+                name_shards([shard]),
+                outcome.error,
+                extra={"shard": shard.index},
+            )
             continue
         encoded.append(outcome.value())
         run.progress.advance(outcome.item.rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError, WorkerError
+from vqpipe.logs import about
 from vqpipe.pipeline import encode, evaluate, export, ingest, report, sample, train
 from vqpipe.pipeline.begin import begin_run, establish
 from vqpipe.pipeline.generation import current_name, list_generations, set_current, state_of
@@ -102,7 +103,8 @@ def run_pipeline(
             run = begin_run(config, runner, progress, force)
         run.hold(lease)
         run.runner = Surveyed(run, runner)
-        return _run_stages(run, stages_until(until), until, call or run_stage)
+        with about(run=lease.run):
+            return _run_stages(run, stages_until(until), until, call or run_stage)
 
 
 def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call) -> dict[str, Any]:
@@ -110,7 +112,8 @@ def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call
     try:
         _begin_output(run)
         for stage in stages:
-            reports.append(call(run, stage, until))  # noqa: PERF401
+            with about(stage=stage.name):
+                reports.append(call(run, stage, until))
         if run.seconds:
             # Workers may have been killed though the run went on.
             sweep(run)
