@@ -100,24 +100,22 @@ class Page:
         )
 
     def _write(self) -> None:
-        while not self._ended.wait(UPDATE_SECONDS):
-            if not self._try():
-                self._ended.wait(REST_SECONDS)
-        self._try()
-
-    def _try(self) -> bool:
-        try:
-            # A client for each time: opened in a millisecond, and never a broken one.
-            with get_client(sync_client=True) as client:
-                self._update(client)
-                for artifact in self._last:
-                    client.create_artifact(artifact)
-            self._last = []
-        except Exception as error:
-            # Whatever the server answers, or does not, the run goes on.
-            _log.info("the run's page cannot be written now: %s", error)
-            return False
-        return True
+        """Write what is new until the run has ended, and then once more."""
+        while True:
+            try:
+                with get_client(sync_client=True) as client:
+                    while not self._ended.wait(UPDATE_SECONDS):
+                        self._update(client)
+                    self._update(client)
+                    for artifact in self._last:
+                        client.create_artifact(artifact)
+            except Exception as error:
+                # Whatever the server answers, or does not, the run goes on.
+                _log.info("the run's page cannot be written now: %s", error)
+            else:
+                return
+            if self._ended.wait(REST_SECONDS):
+                return
 
     def _update(self, client: SyncPrefectClient) -> None:
         if not self._is_new:
