@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -86,11 +87,13 @@ class Page:
 
     def conclude(self, summary: dict[str, Any]) -> None:
         """Keep what came of the run for the page: its stages, its figures, its report."""
+        # The pages take tables as JSON text.
+        stages, figures = json.dumps(stages_table(summary)), json.dumps(figures_table(summary))
         self._last += [
-            self._made("vqpipe-stages", "table", stages_table(summary), "What each stage did, and why"),
-            self._made("vqpipe-figures", "table", figures_table(summary), "Figures"),
+            self._made("vqpipe-stages", "table", stages, "What each stage did, and why"),
+            self._made("vqpipe-figures", "table", figures, "Figures"),
             self._made("vqpipe-report", "markdown", report_text(summary), "Where it is"),
-        ]  # fmt: skip
+        ]
         self._stage, self._total, self._done, self._unit, self._note = "done", 1, 1, "run", ""
         self._is_new = True
 

@@ -21,7 +21,7 @@ from test_pipeline import lasting_files
 
 from vqpipe.config import ClusterConfig, Config
 from vqpipe.engines.choose import make_runner
-from vqpipe.engines.dask import DaskRunner
+from vqpipe.engines.dask import IN_FLIGHT_PER_WORKER, DaskRunner
 from vqpipe.errors import ConfigError
 from vqpipe.pipeline.pipeline import run_pipeline
 from vqpipe.progress import Silent
@@ -50,7 +50,7 @@ def test_a_scheduler_is_reached_by_tls_and_only_by_its_own_files(tmp_path: Path)
         assert address.startswith("tls://")
         with_files = {"address": address, "options": {"security": files}}
         config = config_of(
-            tmp_path, WORDS, cluster=with_files, train__rounds=2, memory_per_worker="256MiB"
+            tmp_path, WORDS, cluster=with_files, train__rounds=2, memory_per_worker="1GiB"
         )
         assert run_here(config)["rows"] == 20_000
         bare = ClusterConfig.model_validate({"address": address})
@@ -85,6 +85,38 @@ def test_tls_files_are_taken_from_the_configs_folder(tmp_path: Path) -> None:
     assert config.cluster.options["security"]["tls_ca_file"] == str(tmp_path / "ca.pem")
 
 
+def double(item: int, job: None) -> int:
+    return 2 * item
+
+
+def test_workers_that_join_in_the_middle_get_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tasks are on their way as there are workers now: else a cluster would not grow with its work."""
+    monkeypatch.setattr("vqpipe.engines.dask.COUNT_SECONDS", 0.0)
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(200):
+            taken.append(item)
+            yield item
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        config = ClusterConfig.model_validate({"address": cluster.scheduler_address})
+        with DaskRunner(config, 1 << 28) as runner:
+            most = 0
+            for ended, outcome in enumerate(runner.map(double, items(), None), 1):
+                assert outcome.value() == 2 * outcome.item
+                if ended == 10:
+                    assert most <= IN_FLIGHT_PER_WORKER
+                    cluster.scale(3)
+                    with Client(cluster, set_as_default=False) as client:
+                        client.wait_for_workers(3, timeout=60)
+                most = max(most, len(taken) - ended)
+    assert len(taken) == 200
+    assert 2 * IN_FLIGHT_PER_WORKER < most <= 3 * IN_FLIGHT_PER_WORKER
+
+
 # What follows takes minutes, root, or other people's servers.
 
 
@@ -106,7 +138,7 @@ def rehearsal(folder: Path, cluster: Any, **keys: Any) -> Config:
         "export": [],
     }
     return config_of(
-        folder, REHEARSAL, "PQ8", cluster=cluster, memory_per_worker="512MiB", **{**plain, **keys}
+        folder, REHEARSAL, "PQ8", cluster=cluster, memory_per_worker="1GiB", **{**plain, **keys}
     )
 
 

@@ -148,7 +148,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     config = folder / "config.yaml"
     config.write_text(
         f"source: {{uri: {WORDS}}}\noutput: out\ncodebook: PQ10x4\ntrain: {{rounds: 5}}\n"
-        "encode: {shard_rows: 4096}\ncluster: {scale: 1}\nmemory_per_worker: 512MiB\n"
+        "encode: {shard_rows: 4096}\ncluster: {scale: 1}\nmemory_per_worker: 1GiB\n"
     )
     port = free_port()
     plain = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}

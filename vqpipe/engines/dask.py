@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import add
@@ -30,6 +31,9 @@ MOST_FOLDS = 3
 
 # Results of so many bytes in all come home to be added.
 HOME_BYTES = 32 << 20
+
+# Workers come and go where they are scaled by the work there is; to count them costs a message.
+COUNT_SECONDS = 2.0
 
 CONNECT_SECONDS = 30
 
@@ -62,6 +66,7 @@ class DaskRunner:
         self._memory_bytes = memory_bytes
         self._cluster: Cluster | None = None
         self._client: Client | None = None
+        self._threads, self._counted = 1, -COUNT_SECONDS
 
     def __enter__(self) -> Self:
         """Return the runner; nothing is started yet."""
@@ -101,7 +106,7 @@ class DaskRunner:
             sent[future.key] = item, losses
             completed.add(future)
 
-        for item in islice(waiting, IN_FLIGHT_PER_WORKER * self.workers):
+        for item in islice(waiting, self._room(0)):
             submit(item)
         for future in completed:
             item, losses = sent.pop(future.key)
@@ -111,7 +116,7 @@ class DaskRunner:
             if outcome is None and losses < MOST_LOSSES:
                 submit(item, losses + 1)
                 continue
-            for following in islice(waiting, 1):
+            for following in islice(waiting, self._room(len(sent))):
                 submit(following)
             if outcome is None:
                 suspects.append(item)
@@ -167,6 +172,13 @@ class DaskRunner:
         if len(there) < len(items):
             return None
         return Outcome(items[0], fold_tree((outcome.value() for outcome in there), add))
+
+    def _room(self, sent: int) -> int:
+        """Return how many more tasks may be sent, for as many workers as there are now: one at least, if none is."""
+        now = time.monotonic()
+        if now - self._counted > COUNT_SECONDS:
+            self._threads, self._counted = self.workers, now
+        return max(int(sent == 0), IN_FLIGHT_PER_WORKER * self._threads - sent)
 
     def _sender(self, task: Callable[[Item, Job], Result], job: Job) -> Sender[Item, Job, Result]:
         return Sender(self._connected(), task, job, self._patience_seconds)
