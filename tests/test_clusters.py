@@ -205,7 +205,7 @@ def test_a_worker_whose_cable_is_cut_costs_time_and_no_bytes(tmp_path: Path) -> 
         environment = {
             **os.environ,
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s",
-            "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "10s",
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s",
             "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
         }
         address = f"tcp://{first.address}:8786"

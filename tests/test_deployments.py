@@ -64,11 +64,11 @@ class Installation:
         return ended.stdout
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / f"{arguments[0]}.log").open("ab")
-        return subprocess.Popen(
-            [sys.executable, "-m", "prefect", *arguments],
-            cwd=self.folder, env=self.environment, stdout=log, stderr=log,
-        )  # fmt: skip
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "prefect", *arguments],
+                cwd=self.folder, env=self.environment, stdout=log, stderr=log,
+            )  # fmt: skip
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "") -> Any:
         """Ask the server's API."""
