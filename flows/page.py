@@ -105,20 +105,24 @@ class Page:
     def _write(self) -> None:
         """Write what is new until the run has ended, and then once more."""
         while True:
+            is_last = self._ended.is_set()
             try:
                 with get_client(sync_client=True) as client:
                     while not self._ended.wait(UPDATE_SECONDS):
                         self._update(client)
                     self._update(client)
-                    for artifact in self._last:
-                        client.create_artifact(artifact)
+                    while self._last:
+                        client.create_artifact(self._last[0])
+                        del self._last[0]
             except Exception as error:
                 # Whatever the server answers, or does not, the run goes on.
                 _log.info("the run's page cannot be written now: %s", error)
+                self._is_new = True
             else:
                 return
-            if self._ended.wait(REST_SECONDS):
+            if is_last:
                 return
+            self._ended.wait(REST_SECONDS)
 
     def _update(self, client: SyncPrefectClient) -> None:
         if not self._is_new:

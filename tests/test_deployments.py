@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from runs import WORDS
 
+from vqpipe.pipeline.train import CHECKPOINT_FILE
+
 ROOT = Path(__file__).parent.parent
 
 pytestmark = [pytest.mark.long, pytest.mark.prefect]
@@ -84,12 +86,18 @@ class Installation:
     def run(self, overrides: dict[str, Any], deployment: str = "nightly-increment") -> str:
         """Start a run from the command line, as a person would, and return its id."""
         name = f"by-hand-{time.monotonic_ns()}"
+        self.pause()
         given = f"overrides={json.dumps(overrides)}"
         self.prefect(
             "deployment", "run", f"vqpipe/{deployment}", "-p", given, "--flow-run-name", name
         )
         (found,) = self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
         return str(found["id"])
+
+    def pause(self) -> None:
+        """Schedule no more runs: of two at once, the later is cancelled."""
+        deployment = self.ask("deployments/name/vqpipe/nightly-increment")
+        self.ask(f"deployments/{deployment['id']}", {"paused": True}, "PATCH")
 
     def state(self, run: str) -> str:
         return str(self.ask(f"flow_runs/{run}")["state_name"])
@@ -218,7 +226,7 @@ def test_a_scheduled_run_completes_by_itself_and_its_page_shows_what_happened(
         }
     }
     runs = wait_until(lambda: place.ask("flow_runs/filter", scheduled), "a scheduled run's end")
-    place.ask(f"deployments/{deployment['id']}", {"paused": True}, "PATCH")
+    place.pause()
     run = runs[0]
     assert run["auto_scheduled"]
     assert run["state_name"] == "Completed", run
@@ -303,7 +311,7 @@ def test_a_cancelled_run_stops_its_workers_and_leaves_an_output_to_go_on_from(
     process = json.loads(lease.read_text())["pid"]
     workers = children_of(process)
     assert workers
-    time.sleep(5)
+    wait_until((output / "v1" / CHECKPOINT_FILE).exists, "a checkpoint")
     place.prefect("flow-run", "cancel", run)
     assert place.ended(run) == "Cancelled"
     wait_until(lambda: not any(map(is_running, [process, *workers])), "the end of its workers")

@@ -74,10 +74,14 @@ class DaskRunner:
 
     def __exit__(self, *exception: object) -> None:
         """Close what was started here, and only that."""
-        if self._client is not None:
-            self._client.close(timeout=5)
-        if self._cluster is not None:
-            self._cluster.close(timeout=10)
+        for part, seconds in ((self._client, 5), (self._cluster, 10)):
+            if part is None:
+                continue
+            try:
+                part.close(timeout=seconds)
+            except (OSError, TimeoutError) as error:
+                # Whatever ended the run is what its caller must hear of; the workers end with this process.
+                _log.warning("a cluster was not closed in %d s: %s", seconds, error)
 
     @property
     def workers(self) -> int:
