@@ -202,8 +202,31 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("fault", ["flip", "cut", "delete"])
-@pytest.mark.parametrize("place", STORED)
+# A flipped bit in the codebook's attributes may be in its history, which nothing is made from.
+DAMAGES = [
+    (place, fault)
+    for place in STORED
+    for fault in ("flip", "cut", "delete")
+    if (place, fault) != ("v1/codebook.zarr/zarr.json", "flip")
+]
+# One of each kind of file, and the faults that Zarr does not see.
+QUICK_DAMAGES = [
+    ("v1/codes.zarr/codes/c/2/0", "flip"),
+    ("v1/codebook.zarr/centroids/c/0/0/0/0", "delete"),
+    ("SAMPLE/train/c/0/0", "delete"),
+    ("SAMPLE/heldout/c/0/0", "flip"),
+    ("SAMPLE/database_rows/c/0", "delete"),
+    ("SAMPLE/zarr.json", "flip"),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        pytest.param(*damage, marks=() if damage in QUICK_DAMAGES else pytest.mark.long)
+        for damage in DAMAGES
+    ],
+)
 def test_what_is_damaged_is_named_or_made_again_and_never_used(
     tmp_path: Path, world: Path, source: Path, calm: dict[str, bytes], place: str, fault: str
 ) -> None:
@@ -226,8 +249,17 @@ def test_what_is_damaged_is_named_or_made_again_and_never_used(
 DRAWN = ["0.zarr/train/c/0/0", "0.zarr/train_places/c/0", "0.zarr/zarr.json", "0.json"]
 
 
-@pytest.mark.parametrize("fault", ["flip", "cut", "delete"])
-@pytest.mark.parametrize("place", DRAWN)
+QUICK_DRAWN = [("0.zarr/train/c/0/0", "delete"), ("0.json", "flip")]
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        pytest.param(place, fault, marks=() if (place, fault) in QUICK_DRAWN else pytest.mark.long)
+        for place in DRAWN
+        for fault in ("flip", "cut", "delete")
+    ],
+)
 def test_a_draw_that_was_interrupted_and_damaged_is_drawn_again(
     tmp_path: Path,
     source: Path,

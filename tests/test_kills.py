@@ -69,7 +69,7 @@ def kill_at(output: Path, files: int, victim: Callable[[], int | None]) -> threa
     """Kill a process as soon as there are so many files in the output."""
 
     def wait_and_kill() -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while time.monotonic() < until:
             there = sum(len(names) for _, _, names in os.walk(output))
             if there >= files and (process := victim()) is not None:
@@ -102,7 +102,7 @@ def run_and_kill_driver(folder: Path, source: Path, files: int, seed: int) -> No
     config = file_in(folder, source, "{options: {n_workers: 2}}")
     process = run_command("run", config, "--direct")
     killer = kill_at(folder / "out", files, lambda: process.pid)
-    process.communicate(timeout=90)
+    process.communicate(timeout=240)
     killer.join()
     assert process.returncode == -signal.SIGKILL
 
@@ -172,7 +172,8 @@ def test_a_killed_process_costs_nothing_but_time(
 ) -> None:
     """Killed when a seeded number of files is there: in the draw, in training, among the shards, in what follows."""
     rng = np.random.default_rng([seed, *victim.encode()])
-    VICTIMS[victim](tmp_path, source, int(rng.integers(3, len(calm))), seed)
+    # Two in three of all files: what comes after is too quick to be met.
+    VICTIMS[victim](tmp_path, source, int(rng.integers(3, 2 * len(calm) // 3)), seed)
     run_here(config_in(tmp_path, source))
     assert lasting_files(tmp_path / "out") == calm
     names = {path.name for path in (tmp_path / "out").rglob("*")}

@@ -52,6 +52,8 @@ class Sender(Generic[Item, Job, Result]):
         self._task = task
         self._job = job
         self._patience_seconds = patience_seconds
+        # A client that has given up no longer knows it.
+        self._address = "an unknown place" if client.scheduler is None else client.scheduler.addr
         self._sent = self._send()
 
     def _send(self) -> Future[Any]:
@@ -159,11 +161,10 @@ class Sender(Generic[Item, Job, Result]):
         )
 
     def _gone(self, why: str) -> StageError:
-        where = "" if self.client.scheduler is None else f" at {self.client.scheduler.addr}"
         return StageError(
             "cluster",
-            f"the scheduler{where} does not answer ({why}); what is done stays: start it, or another, and run again to "
-            "go on",
+            f"the scheduler at {self._address} does not answer ({why}); what is done stays: start it, or another, and "
+            "run again to go on",
         )
 
 

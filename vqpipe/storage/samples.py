@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -161,15 +163,19 @@ def write_sample_shard(
 
 def finish_sample(path: str, rows: dict[SetName, int], invalid_rows: int, mean: Float32) -> Sample:
     """Mark a sample complete: readers take it from here on."""
-    open_group(path, writable=True).attrs.update(
-        {
-            "rows": {str(name): count for name, count in rows.items()},
-            "invalid_rows": invalid_rows,
-            "mean": [float(value) for value in mean],
-            "complete": True,
-        }
-    )
-    return Sample(path, rows, invalid_rows, tuple(float(value) for value in mean))
+    facts: dict[str, Any] = {
+        "rows": {str(name): count for name, count in rows.items()},
+        "invalid_rows": invalid_rows,
+        "mean": [float(value) for value in mean],
+    }
+    attributes = {**facts, "digest": _digest(facts), "complete": True}
+    open_group(path, writable=True).attrs.update(attributes)
+    return Sample(path, rows, invalid_rows, tuple(facts["mean"]))
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    """Return what tells whether facts are as they were written: chunks have checksums, attributes have none."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def find_sample(path: str) -> Sample | None:
@@ -187,5 +193,8 @@ def find_sample(path: str) -> Sample | None:
             return None
         if not facts.get("complete"):
             return None
+        told = {key: facts[key] for key in ("rows", "invalid_rows", "mean")}
+        if facts.get("digest", _digest(told)) != _digest(told):
+            raise ValueError("its attributes are not those of their digest")
         rows = {name: int(facts["rows"][name]) for name in SETS}
         return Sample(path, rows, int(facts["invalid_rows"]), tuple(map(float, facts["mean"])))

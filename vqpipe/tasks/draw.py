@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -120,10 +122,9 @@ def scatter_rows(shard: Shard, job: ScatterJob) -> Scattered:
     scratch = Folder(job.scratch)
     record = f"{shard.index}.json"
     if scratch.has(record):
-        try:
-            return Scattered(shard.index, **scratch.read_json(record))
-        except (OutputError, TypeError):
-            scratch.remove(record)
+        done = _read_record(scratch, record)
+        if done is not None:
+            return Scattered(shard.index, **done)
     found = {draw.name: draw.find(shard.start, shard.stop) for draw in job.draws}
     kept = {name: [(rows[:0], places[:0])] for name, (rows, places) in found.items()}
     empty = np.empty((0, job.source.dim), dtype=np.dtype(job.source.dtype).newbyteorder("="))
@@ -153,8 +154,22 @@ def scatter_rows(shard: Shard, job: ScatterJob) -> Scattered:
         valid[draw.name] = np.bincount(
             places // draw.shard_rows, minlength=draw.shard_count
         ).tolist()
-    scratch.write_json(record, {"valid": valid, "invalid_rows": invalid_rows})
+    told = {"valid": valid, "invalid_rows": invalid_rows}
+    scratch.write_json(record, {**told, "digest": _digest(told)})
     return Scattered(shard.index, valid, invalid_rows)
+
+
+def _read_record(scratch: Folder, name: str) -> dict[str, Any] | None:
+    """Return what a scatter task recorded; None where that is damaged, so that it is done again."""
+    try:
+        told = scratch.read_json(name)
+    except OutputError:
+        return None
+    return told if told.pop("digest", None) == _digest(told) else None
+
+
+def _digest(told: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
