@@ -20,6 +20,7 @@ from runs import WORDS, config_of, run_here, statuses
 from test_pipeline import lasting_files
 
 from vqpipe.config import ClusterConfig, Config
+from vqpipe.config_file import make_config
 from vqpipe.engines.choose import make_runner
 from vqpipe.engines.dask import IN_FLIGHT_PER_WORKER, DaskRunner
 from vqpipe.errors import ConfigError
@@ -80,7 +81,8 @@ def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, what
 
 def test_tls_files_are_taken_from_the_configs_folder(tmp_path: Path) -> None:
     given = {"address": "tls://h:1", "options": {"security": {"tls_ca_file": "ca.pem"}}}
-    config = config_of(tmp_path, WORDS, cluster=given)
+    plain = {"source": {"uri": "a.npy"}, "output": "out", "codebook": "KM4", "cluster": given}
+    config = make_config(plain, tmp_path)
     assert isinstance(config.cluster, ClusterConfig)
     assert config.cluster.options["security"]["tls_ca_file"] == str(tmp_path / "ca.pem")
 

@@ -32,6 +32,12 @@ SHARD_ROWS = 1 << 20
 SLICE_ROWS = 8_192
 DIM = 128
 
+# What every worker does for itself all the time, 64 of them would do on one loop.
+QUIET = {
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "30s",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
+}
+
 # Workers as threads of one process: a process each would take 64 times the memory of an interpreter.
 WORKERS = """
 import asyncio, sys
@@ -139,7 +145,13 @@ def main() -> None:
         command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
         # Scheduler and workers import what they are sent from where this script lies.
         place = {"cwd": str(Path(__file__).parent)}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **place}
+        environment = {**os.environ, **QUIET}
+        quiet = {
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+            "env": environment,
+            **place,
+        }
         scheduler = subprocess.Popen(
             [*command, "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0"], **quiet
         )
