@@ -124,7 +124,7 @@ def test_slurm_workers_get_a_job_as_the_config_says(monkeypatch: pytest.MonkeyPa
     config = loaded(DEPLOY / "slurm/config.yaml", monkeypatch)
     assert isinstance(config.cluster, ClusterConfig)
     options = {**config.cluster.options, "interface": "lo"}
-    with jobqueue.SLURMCluster(**options, scheduler_options={"dashboard_address": None}) as made:
+    with jobqueue.SLURMCluster(**options, scheduler_options={"dashboard_address": ":0"}) as made:
         script = made.job_script()
     assert "#SBATCH --mem=5G" in script
     assert "--nthreads 1" in script
