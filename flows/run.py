@@ -5,12 +5,16 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.states import Failed
 
+from flows.page import Page
 from flows.server import start_server
+from vqpipe.config import Config
 from vqpipe.config_file import load_config
 from vqpipe.engines.choose import make_runner
 from vqpipe.errors import VqpipeError
@@ -19,6 +23,7 @@ from vqpipe.pipeline.record import StageReport
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
 from vqpipe.progress import Progress, Silent
+from vqpipe.runner import Runner
 
 
 @dataclass
@@ -27,7 +32,18 @@ class _Caller:
 
     progress: Progress = field(default_factory=Silent)
     error: VqpipeError | None = None
+    summary: dict[str, Any] | None = None
 
+
+_TASK_NAMES = {
+    "ingest": "ingest: make the source readable by rows",
+    "sample": "sample: draw training and held-out rows",
+    "train": "train: learn the codebook",
+    "encode": "encode: write codes for new and changed shards",
+    "evaluate": "evaluate: measure distortion, code use and recall",
+    "export": "export: write indexes for search",
+    "report": "report: draw the page",
+}
 
 _caller: ContextVar[_Caller] = ContextVar("caller")
 
@@ -55,22 +71,40 @@ def vqpipe(
     caller = _caller.get(None) or _Caller()
     try:
         loaded = load_config(config, overrides)
-        with make_runner(loaded) as runner:
-            return run_pipeline(
-                loaded, runner, caller.progress, until=until, force=force, call=run_as_task
-            )
+        with Page(caller.progress, _flow_run()) as page, make_runner(loaded) as runner:
+            summary = _run(loaded, runner, page, until, force)
     except VqpipeError as error:
         # Returned as a state: a traceback would hide the sentence that says what to do.
         caller.error = error
         return Failed(message=str(error))
+    caller.summary = summary
+    return summary
+
+
+def _flow_run() -> UUID | None:
+    context = FlowRunContext.get()
+    return context.flow_run.id if context is not None and context.flow_run is not None else None
+
+
+def _run(
+    config: Config, runner: Runner, page: Page, until: str | None, force: str | None
+) -> dict[str, Any]:
+    try:
+        summary = run_pipeline(config, runner, page, until=until, force=force, call=run_as_task)
+    except VqpipeError as error:
+        if error.summary is not None:
+            page.conclude(error.summary)
+        raise
+    page.conclude(summary)
+    return summary
 
 
 def run_as_task(run: Run, stage: Stage, until: str | None) -> StageReport:
-    """Run one stage as a Prefect task of its name."""
+    """Run one stage as a Prefect task, named so that a person knows what it does."""
     failure: list[VqpipeError] = []
 
     # The output folder decides what is done already, so Prefect's cache has no say.
-    @task(name=stage.name, cache_policy=NO_CACHE)
+    @task(name=stage.name, task_run_name=_TASK_NAMES[stage.name], cache_policy=NO_CACHE)
     def work() -> Any:
         try:
             report = run_stage(run, stage, until)
@@ -106,6 +140,12 @@ def run_flow(
     token = _caller.set(caller)
     try:
         state: Any = vqpipe(config, overrides, until, force, return_state=True)
+    except Exception as error:
+        if caller.summary is None:
+            raise
+        # The output is whole: that the server could not be told is no failure of the run.
+        progress.warn(f"the run is done, but Prefect's server could not be told: {error}")
+        return caller.summary
     finally:
         _caller.reset(token)
     if caller.error is not None:

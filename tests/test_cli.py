@@ -24,13 +24,14 @@ COMMAND = str(Path(sys.executable).with_name("vqpipe"))
 STAGES = ["ingest", "sample", "train", "encode", "evaluate", "export", "report"]
 
 OPTIONS = {
-    "run": ["CONFIG", "--set", "--until", "--force", "--direct", "--json"],
+    "run": ["CONFIG", "--set", "--until", "--force", "--direct", "--log-json", "--json"],
     "plan": ["CONFIG", "--set", "--json"],
     "inspect": ["PATH", "--json"],
     "verify": ["OUTPUT", "--repair", "--rows", "--json"],
     "prune": ["OUTPUT", "--yes", "--json"],
     "schema": [],
     "init": ["SOURCE"],
+    "doctor": ["CONFIG", "--set", "--json"],
 }
 
 # DESIGN.md, section 5: what `run --json` prints; codewords, surplus, dead, starved and imbalance are beside it.

@@ -14,6 +14,8 @@ from test_pipeline import lasting_files
 
 pytestmark = pytest.mark.prefect
 
+ROOT = Path(__file__).parent.parent
+
 # Runs the flow twice, once with a mistake in it, and asks the server what it saw.
 SCRIPT = """
 import json, sys, time
@@ -26,7 +28,7 @@ bad = vqpipe(config, {"source.uri": "nowhere.npy"}, return_state=True)
 late = vqpipe(config, {"codebook": "KM2000", "train.rows": 1000}, return_state=True)
 with get_client(sync_client=True) as client:
     for _ in range(60):  # task runs reach the server as events, a little later
-        tasks = {task.name.rsplit("-", 1)[0]: task.state_name for task in client.read_task_runs()
+        tasks = {task.name.split(":")[0]: task.state_name for task in client.read_task_runs()
                  if task.flow_run_id == good.state_details.flow_run_id}
         if list(tasks.values()).count("Completed") == 7:
             break
@@ -46,6 +48,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("prefect")
     inherited = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
     return {**inherited, "PREFECT_HOME": str(home)}
+
+
+def test_what_a_page_says_is_as_its_docstrings_say() -> None:
+    """Here and not by pytest's own search: Prefect takes a second to import."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "doctest", str(ROOT / "flows/page.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def write_config(folder: Path) -> Path:

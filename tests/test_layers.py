@@ -20,6 +20,7 @@ LAYERS = (
         "vqpipe.config_file",
         "vqpipe.dtypes",
         "vqpipe.errors",
+        "vqpipe.logs",
         "vqpipe.memory",
         "vqpipe.permutation",
         "vqpipe.progress",
@@ -28,6 +29,7 @@ LAYERS = (
         "vqpipe.runner",
         "vqpipe.shards",
         "vqpipe.urls",
+        "vqpipe.versions",
     ),
     ("vqpipe.kmeans", "vqpipe.evaluation", "vqpipe.kernels"),
     ("vqpipe.report",),
@@ -82,6 +84,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "distributed": (
         "vqpipe.engines.dask",
         "vqpipe.engines.sender",
+        "vqpipe.engines.survey",
         "vqpipe.engines.cluster",
         "vqpipe.engines.memory_events",
     ),
@@ -96,7 +99,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "pydantic_core": ("vqpipe.config_file",),
     "rich": ("vqpipe.cli",),
     "tenacity": ("vqpipe.retries",),
-    "threadpoolctl": ("vqpipe.engines.single_thread",),
+    "threadpoolctl": ("vqpipe.engines.single_thread", "vqpipe.engines.libraries"),
     "typer": ("vqpipe.cli",),
     # Config in; starter config and the report's copy of the config out.
     "yaml": ("vqpipe.config_file", "vqpipe.cli.init", "vqpipe.pipeline.report"),

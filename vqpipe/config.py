@@ -215,7 +215,7 @@ class ClusterConfig(_Section):
     class_: str = Field(default="distributed.LocalCluster", alias="class")
     """Any subclass of distributed.deploy.Cluster by its import path."""
     options: dict[str, Any] = {}
-    """Passed to the class."""
+    """Passed to the class; `security: {tls_ca_file, tls_client_cert, tls_client_key}` also holds for `address`."""
     scale: PositiveInt | ScaleConfig | None = None
     """Workers, or `{minimum, maximum}`."""
     address: str | None = None

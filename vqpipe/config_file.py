@@ -25,6 +25,9 @@ _PATHS = (
     ("train", "init"),
     ("evaluate", "queries", "uri"),
     ("evaluate", "truth", "uri"),
+    ("cluster", "options", "security", "tls_ca_file"),
+    ("cluster", "options", "security", "tls_client_cert"),
+    ("cluster", "options", "security", "tls_client_key"),
 )
 
 # Aliases make a few lines stand for billions of values. No config has so many, lists of files included.

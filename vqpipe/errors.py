@@ -10,6 +10,7 @@
     │   ├── CodebookError       a codebook that cannot be read, or cannot be learnt from this source
     │   ├── OutputError         the output folder: in the way, write-protected, of another source
     │   ├── AccessError         an object store that lets us not in: no such bucket, no right, no credentials
+    │   ├── ClusterError        workers that cannot do this run: other versions, less memory, out of sight of the data
     │   └── LimitError          memory or disk that the plan would exceed
     ├── DamagedError            exit status 1: what was written is damaged; `vqpipe verify --repair` mends it
     ├── LeaseError              exit status 1: another run works in the output, or has taken it over
@@ -79,6 +80,10 @@ class OutputError(InputError):
 
 class AccessError(InputError):
     """An object store lets us not in: there is no such bucket, no right, or there are no credentials."""
+
+
+class ClusterError(InputError):
+    """The cluster that the config names has workers that cannot do this run."""
 
 
 class LimitError(InputError):

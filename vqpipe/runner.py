@@ -41,6 +41,24 @@ class Outcome(Generic[Item, Result]):
         return self.result  # type: ignore[return-value]
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that runs tasks, as its engine knows it.
+
+    Attributes
+    ----------
+    name : str
+    memory_bytes : int
+        Its limit; 0 where it has none.
+    threads : int
+        Tasks that it runs at once.
+    """
+
+    name: str
+    memory_bytes: int
+    threads: int
+
+
 class Runner(Protocol):
     """An engine. The serial one and the Dask one give the same results, bit for bit."""
 
@@ -77,6 +95,14 @@ class Runner(Protocol):
         ------
         Exception
             The error of the first item, in item order, that failed.
+        """
+
+    def survey(
+        self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()
+    ) -> list[Outcome[Worker, Result]]:
+        """Run a short task once on every worker but those whose names are known, beside whatever else they do.
+
+        A worker that went while it was asked is left out; where this process does the work there is none.
         """
 
 

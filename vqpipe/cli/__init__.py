@@ -56,6 +56,12 @@ def run(
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
     as_json: AsJson = False,
+    log_json: Annotated[
+        bool,
+        typer.Option(
+            "--log-json", help="Log to standard error as JSON lines, with run, stage and shard."
+        ),
+    ] = False,
 ) -> None:
     """Run the pipeline; what is done already is not done again."""
     _call(
@@ -66,6 +72,7 @@ def run(
         force=force,
         direct=direct,
         as_json=as_json,
+        log_json=log_json,
     )
 
 
@@ -129,6 +136,23 @@ def prune(
     in the output.
     """
     _call("prune", output=output, yes=yes, as_json=as_json)
+
+
+@app.command(epilog="Example: `vqpipe doctor config.yaml --json`")
+def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONFIG]", help="Also look whether what it names can be reached."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a report of a fault needs, and what will be slow. Exit status 1: something cannot be reached.
+
+    Versions, CPU, the SIMD level and BLAS core type that FAISS chose, cores, memory, thread settings; of a config its
+    source, output and cluster, as every worker sees them. Changes nothing.
+    """
+    _call("doctor", config=config, overrides=overrides or [], as_json=as_json)
 
 
 @app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from vqpipe.cli.display import Display
+from vqpipe.cli.log import saying
 from vqpipe.config import Config
 from vqpipe.config_file import load_config, parse_overrides
 from vqpipe.engines.choose import make_runner
@@ -25,13 +25,14 @@ def execute(
     *,
     direct: bool,
     as_json: bool,
+    log_json: bool,
 ) -> None:
     """Run the pipeline and print its summary."""
     check_stage_names(until, force)
     changes = parse_overrides(overrides)
     loaded = load_config(config, changes)
     try:
-        found = _run(config, loaded, changes, until, force, direct=direct)
+        found = _run(config, loaded, changes, until, force, direct=direct, log_json=log_json)
     except VqpipeError as error:
         if as_json and error.summary is not None:
             typer.echo(json.dumps(error.summary, allow_nan=False))
@@ -50,8 +51,9 @@ def _run(
     force: str | None,
     *,
     direct: bool,
+    log_json: bool,
 ) -> dict[str, Any]:
-    with Display() as display:
+    with saying(as_json=log_json) as display:
         if direct:
             with make_runner(loaded) as runner:
                 return run_pipeline(loaded, runner, display, until=until, force=force)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from typing import Any
 
+from distributed import Security
 from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig, ScaleConfig
@@ -36,6 +38,37 @@ def cluster_class(path: str) -> type[Cluster]:
     return found
 
 
+TLS_FILES = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+
+
+def security_of(config: ClusterConfig) -> Security | None:
+    """Return how connections to the scheduler are secured: by ``security`` of a config's cluster options.
+
+    Without it, Dask's own settings (``distributed.comm.tls``) hold.
+
+    Raises
+    ------
+    ConfigError
+        If what it names is not there, or Dask refuses it.
+    """
+    given: Any = config.options.get("security")
+    if not isinstance(given, dict):
+        return None
+    for name in TLS_FILES:
+        path = given.get(name)
+        if path is None or not os.path.isfile(path):
+            raise ConfigError(
+                f"cluster.options.security.{name}: {path!r} is no file; TLS takes {', '.join(TLS_FILES)}, as the "
+                "scheduler was started with"
+            )
+    try:
+        found = Security(**{"require_encryption": True, **given})
+        found.get_connection_args("client")
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"cluster.options.security: Dask refuses it: {error}") from error
+    return found
+
+
 def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
     """Start the cluster that a config describes.
 
@@ -46,6 +79,9 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
     """
     kind = cluster_class(config.class_)
     options = dict(config.options)
+    security = security_of(config)
+    if security is not None:
+        options["security"] = security
     if config.class_ == "distributed.LocalCluster":
         cores = len(os.sched_getaffinity(0))
         workers = config.scale if isinstance(config.scale, int) else cores
@@ -55,7 +91,9 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         quiet = {"silence_logs": logging.CRITICAL}
         # A task that was with two workers when they died is run alone: that tells more than two more deaths.
         quick = {"scheduler_kwargs": {"allowed_failures": 1}}
-        options = {**local, **quiet, **quick, "memory_limit": memory_bytes, **options}
+        # Each thread of a worker runs a task that may take as much as is allowed.
+        limit = memory_bytes * int(options.get("threads_per_worker", 1))
+        options = {**local, **quiet, **quick, "memory_limit": limit, **options}
     try:
         cluster = kind(**options)
     except TypeError as error:

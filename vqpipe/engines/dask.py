@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import add
@@ -12,10 +13,11 @@ from distributed import Client, as_completed
 from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig
-from vqpipe.engines.cluster import cluster_class, start_cluster
+from vqpipe.engines.cluster import cluster_class, security_of, start_cluster
 from vqpipe.engines.sender import WORKER_WAIT_SECONDS, Sender
-from vqpipe.errors import StageError
-from vqpipe.runner import Item, Job, Outcome, Result, Sum, fold_tree
+from vqpipe.engines.survey import ask_workers
+from vqpipe.errors import ConfigError, StageError
+from vqpipe.runner import Item, Job, Outcome, Result, Sum, Worker, fold_tree
 
 # Enough that no worker waits for the driver, few enough that the scheduler holds little.
 IN_FLIGHT_PER_WORKER = 4
@@ -29,6 +31,9 @@ MOST_FOLDS = 3
 
 # Results of so many bytes in all come home to be added.
 HOME_BYTES = 32 << 20
+
+# Workers come and go where they are scaled by the work there is; to count them costs a message.
+COUNT_SECONDS = 2.0
 
 CONNECT_SECONDS = 30
 
@@ -61,6 +66,7 @@ class DaskRunner:
         self._memory_bytes = memory_bytes
         self._cluster: Cluster | None = None
         self._client: Client | None = None
+        self._threads, self._counted = 1, -COUNT_SECONDS
 
     def __enter__(self) -> Self:
         """Return the runner; nothing is started yet."""
@@ -68,10 +74,14 @@ class DaskRunner:
 
     def __exit__(self, *exception: object) -> None:
         """Close what was started here, and only that."""
-        if self._client is not None:
-            self._client.close(timeout=5)
-        if self._cluster is not None:
-            self._cluster.close(timeout=10)
+        for part, seconds in ((self._client, 5), (self._cluster, 10)):
+            if part is None:
+                continue
+            try:
+                part.close(timeout=seconds)
+            except (OSError, TimeoutError) as error:
+                # Whatever ended the run is what its caller must hear of; the workers end with this process.
+                _log.warning("a cluster was not closed in %d s: %s", seconds, error)
 
     @property
     def workers(self) -> int:
@@ -100,7 +110,7 @@ class DaskRunner:
             sent[future.key] = item, losses
             completed.add(future)
 
-        for item in islice(waiting, IN_FLIGHT_PER_WORKER * self.workers):
+        for item in islice(waiting, self._room(0)):
             submit(item)
         for future in completed:
             item, losses = sent.pop(future.key)
@@ -110,7 +120,7 @@ class DaskRunner:
             if outcome is None and losses < MOST_LOSSES:
                 submit(item, losses + 1)
                 continue
-            for following in islice(waiting, 1):
+            for following in islice(waiting, self._room(len(sent))):
                 submit(following)
             if outcome is None:
                 suspects.append(item)
@@ -167,8 +177,21 @@ class DaskRunner:
             return None
         return Outcome(items[0], fold_tree((outcome.value() for outcome in there), add))
 
+    def _room(self, sent: int) -> int:
+        """Return how many more tasks may be sent, for as many workers as there are now: one at least, if none is."""
+        now = time.monotonic()
+        if now - self._counted > COUNT_SECONDS:
+            self._threads, self._counted = self.workers, now
+        return max(int(sent == 0), IN_FLIGHT_PER_WORKER * self._threads - sent)
+
     def _sender(self, task: Callable[[Item, Job], Result], job: Job) -> Sender[Item, Job, Result]:
         return Sender(self._connected(), task, job, self._patience_seconds)
+
+    def survey(
+        self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()
+    ) -> list[Outcome[Worker, Result]]:
+        """Run a short task once on every worker but those that are known, as `Runner.survey`."""
+        return ask_workers(self._connected(), known, task, job)
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -177,10 +200,15 @@ class DaskRunner:
             try:
                 self._client = Client(
                     self._cluster or self._config.address,
+                    security=security_of(self._config),
                     set_as_default=False,
                     timeout=self._patience_seconds,
                 )
                 self._client.wait_for_workers(1, timeout=WORKER_WAIT_SECONDS)
+            except TypeError as error:
+                raise ConfigError(
+                    f"cluster.address {self._config.address}: {error}; name the TLS files in cluster.options.security"
+                ) from error
             except (OSError, TimeoutError) as error:
                 where = self._config.address or self._config.class_
                 raise StageError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import add
 
 from vqpipe.engines.single_thread import run_single_threaded
-from vqpipe.runner import Item, Job, Outcome, Result, Sum, fold_tree
+from vqpipe.runner import Item, Job, Outcome, Result, Sum, Worker, fold_tree
 
 
 class SerialRunner:
@@ -36,3 +36,12 @@ class SerialRunner:
     ) -> Sum:
         """Run a task for every item and add the results, as `Runner.fold`."""
         return fold_tree((outcome.value() for outcome in self.map(task, items, job)), add)
+
+    def survey(
+        self,
+        task: Callable[[Worker, Job], Result],  # noqa: ARG002 -- there is no worker to ask
+        job: Job,  # noqa: ARG002
+        known: Iterable[str] = (),  # noqa: ARG002
+    ) -> list[Outcome[Worker, Result]]:
+        """Ask nobody: this process does the work."""
+        return []

@@ -54,6 +54,13 @@ def can_compile() -> bool:
     return find_tile() is not None
 
 
+def describe_cpu() -> str:
+    """Return the CPU's kind as LLVM names it, and the widest vectors that are used of it."""
+    tile = find_tile()
+    vectors = "no fused multiply-add" if tile is None else f"{32 * tile.lanes}-bit vectors"
+    return f"{llvm.get_host_cpu_name()}, {vectors}"
+
+
 # Code lives as long as the engine that made it.
 _ENGINES: list[llvm.ExecutionEngine] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
@@ -18,6 +19,8 @@ from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.summary import drop_summary, read_summary, write_summary
 from vqpipe.tasks.compare import CompareJob, Doubtful, compare_rows
 from vqpipe.tasks.encode import Encoded, EncodeJob, encode_shard
+
+_log = logging.getLogger(__name__)
 
 # Shards go out after a look at the lease that is at most this old.
 LOOK_SECONDS = 1.0
@@ -83,6 +86,13 @@ def execute(run: Run) -> str:
     for outcome in run.runner.map(encode_shard, _sent(run, shards), job):
         if outcome.error is not None:
             failed.append(outcome)
+            shard = outcome.item
+            _log.error(
+                "encode: %s failed: %s",
+                name_shards([shard]),
+                outcome.error,
+                extra={"shard": shard.index},
+            )
             continue
         encoded.append(outcome.value())
         run.progress.advance(outcome.item.rows)

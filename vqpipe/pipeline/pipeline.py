@@ -9,6 +9,7 @@ from typing import Any
 
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import ConfigError, OutputError, StageError, VqpipeError, WorkerError
+from vqpipe.logs import about
 from vqpipe.pipeline import encode, evaluate, export, ingest, report, sample, train
 from vqpipe.pipeline.begin import begin_run, establish
 from vqpipe.pipeline.generation import current_name, list_generations, set_current, state_of
@@ -16,6 +17,7 @@ from vqpipe.pipeline.leftovers import sweep, was_cut_short
 from vqpipe.pipeline.record import StageReport, begin_record, end_record
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Stage
+from vqpipe.pipeline.survey import Surveyed, measure_memory
 from vqpipe.progress import Progress
 from vqpipe.retries import try_again
 from vqpipe.runner import Runner
@@ -105,7 +107,9 @@ def run_pipeline(
             # Another run worked here in between.
             run = begin_run(config, runner, progress, force)
         run.hold(lease)
-        return _run_stages(run, stages_until(until), until, call or run_stage)
+        run.runner = Surveyed(run, runner)
+        with about(run=lease.run):
+            return _run_stages(run, stages_until(until), until, call or run_stage)
 
 
 def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call) -> dict[str, Any]:
@@ -113,7 +117,8 @@ def _run_stages(run: Run, stages: Sequence[Stage], until: str | None, call: Call
     try:
         _begin_output(run)
         for stage in stages:
-            reports.append(call(run, stage, until))  # noqa: PERF401
+            with about(stage=stage.name):
+                reports.append(call(run, stage, until))
         if run.seconds:
             # Workers may have been killed though the run went on.
             sweep(run)
@@ -183,6 +188,7 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
         done = stage.execute(run)
     seconds = time.perf_counter() - began
     run.seconds[stage.name] = seconds
+    run.memory_bytes[stage.name] = measure_memory(run)
     return StageReport(stage.name, "done", f"{done} ({need.reason})", seconds)
 
 

@@ -11,11 +11,11 @@ from vqpipe.errors import OutputError, VqpipeError
 from vqpipe.pipeline.evaluate import evaluate_fingerprint
 from vqpipe.pipeline.generation import EVALUATION_FILE
 from vqpipe.pipeline.run import Run
-from vqpipe.pipeline.versions import versions
 from vqpipe.retries import try_again
 from vqpipe.storage.codes import find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE
+from vqpipe.versions import versions
 
 RUN_FILE = "run.json"
 
@@ -99,12 +99,14 @@ def end_record(
 
 
 def _work(run: Run) -> dict[str, dict[str, float]]:
-    """Return what each stage that ran went through: rows and seconds, and those of its tasks together."""
+    """Return what each stage that ran went through and took: rows, seconds, memory, and its tasks' seconds together."""
     work: dict[str, dict[str, float]] = {}
     for name, seconds in run.seconds.items():
         work[name] = {"seconds": seconds}
         if name in run.rows_done:
-            work[name]["rows"] = run.rows_done[name]
+            rows = run.rows_done[name]
+            work[name] |= {"rows": rows, "rows_per_second": rows / max(seconds, 1e-9)}
+        work[name] |= run.memory_bytes.get(name, {})
         if name in run.task_seconds:
             tasks = run.task_seconds[name]
             clock, cpu = (sum(part) for part in zip(*tasks, strict=True)) if tasks else (0.0, 0.0)

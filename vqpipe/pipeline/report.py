@@ -8,10 +8,10 @@ from vqpipe.pipeline.drift import drift_warning
 from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
-from vqpipe.pipeline.versions import versions
 from vqpipe.report import ReportFacts, render_report
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.place import place_of
+from vqpipe.versions import versions
 
 REPORT_FILE = "report.html"
 

@@ -65,6 +65,8 @@ class Run:
         Rows that a stage went through, for the next plan's rates.
     task_seconds : dict of str to list of (float, float)
         What each task of a stage took on its worker, where tasks tell.
+    memory_bytes : dict of str to dict
+        The most that the driver and any worker had held when a stage ended.
     begun_from : str
         The state of the output's generations that the run was planned from.
     lease : Lease or None
@@ -87,6 +89,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
     task_seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     begun_from: str = ""
     lease: Lease | None = None
     view: View = field(default_factory=View, repr=False)

@@ -87,6 +87,11 @@ class Lease:
             # The next run sees that this process has ended.
             _log.warning("%s could not be removed: %s", self._folder.file(LEASE_FILE), error)
 
+    @property
+    def run(self) -> str:
+        """What tells the run that holds it."""
+        return str(self._record["run"])
+
     def holds(self, seconds: float = 0.0) -> bool:
         """Say whether the lease is still this process's, by a look that is at most so many seconds old."""
         with self._mutex:
@@ -219,6 +224,12 @@ def _read(folder: Folder) -> bytes | None:
 
 def _as_bytes(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def holder_of(folder: Folder) -> str | None:
+    """Return what tells the run that holds a folder's lease; None where there is none."""
+    found = _read(folder)
+    return None if found is None else _parse(found).get("run")
 
 
 def _parse(lease: bytes) -> dict[str, Any]:
