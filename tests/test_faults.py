@@ -165,7 +165,7 @@ def test_a_shard_that_fails_every_time_is_named_and_the_others_are_encoded(
     monkeypatch.setattr(encode_stage, "encode_shard", task)
     run_here(config_in(tmp_path, source), until="train")
     with pytest.raises(StageError, match=cause) as caught:
-        run_here(config_in(tmp_path, source, cluster=cluster))
+        run_here(config_in(tmp_path, source, cluster=cluster, memory_per_worker="500MiB"))
     assert caught.value.exit_status == 1
     assert "1 of 5 shards failed: shard 1 (rows 300 to 600)" in str(caught.value)
     assert "the other 4 of 5 shards are encoded" in str(caught.value)

@@ -162,7 +162,7 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
             # A stage goes on where it was, so it may be begun again when storage was away for a moment.
             report = try_again(_run_if_needed, run, stage, began)
             if stage.remind is not None:
-                stage.remind(run)
+                try_again(stage.remind, run)
             if stage.name == "export" and until is None:
                 publish(run)
     except BaseException as error:
