@@ -199,7 +199,7 @@ def dask(host: Host, *arguments: str) -> list[str]:
     return host.command(sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:])
 
 
-@pytest.mark.long
+@pytest.mark.hosts
 def test_a_worker_whose_cable_is_cut_costs_time_and_no_bytes(tmp_path: Path) -> None:
     """A scheduler and three workers by hand, each in a host of its own; one is cut off in mid-run."""
     with hosts(4) as (first, *others):
@@ -302,7 +302,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         yield environment
 
 
-@pytest.mark.long
+@pytest.mark.hosts
 def test_a_slurm_job_that_is_cancelled_is_replaced_and_costs_no_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

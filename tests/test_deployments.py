@@ -22,7 +22,7 @@ from vqpipe.pipeline.train import CHECKPOINT_FILE
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = [pytest.mark.long, pytest.mark.prefect]
+pytestmark = [pytest.mark.hosts, pytest.mark.prefect]
 
 STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
 

@@ -76,10 +76,9 @@ def test_mutated_files_of_every_kind_give_our_own_errors_in_bounded_memory() -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_ten_thousand_mutated_files_give_our_own_errors_in_bounded_memory(seed: int) -> None:
-    """500 files of each of some twenty kinds, four times."""
-    check_fuzzed(fuzz_in_little_memory(500, seed), 500)
+def test_ten_thousand_mutated_files_give_our_own_errors_in_bounded_memory() -> None:
+    """500 files of each of some twenty kinds."""
+    check_fuzzed(fuzz_in_little_memory(500, seed=1), 500)
 
 
 @FEW

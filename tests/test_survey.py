@@ -94,7 +94,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def work_done(output: Path) -> bool:
-    return any((output / "samples").glob("*"))
+    return any(path.is_file() for path in (output / "samples").rglob("*"))
 
 
 @pytest.mark.parametrize("kind", ODD)
