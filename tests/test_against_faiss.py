@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.quality import AT, faiss_figures, hold_out, vqpipe_figures
+from benchmarks.quality import AT, faiss_figures, vqpipe_figures
 from runs import DATA, WORDS
 
 from vqpipe.config import CodebookConfig, parse_codebook
@@ -83,26 +83,3 @@ def test_km1024_in_four_passes_is_as_good_as_faiss_in_twenty_five(file: str, mos
     """Over all rows, though a tenth or a twentieth of them was kept from vqpipe's training."""
     ratio, _ = compare(DATA / file, "KM1024", seeds=4)
     assert ratio <= most
-
-
-@needs_data
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("file", "codebook"),
-    [
-        ("sift128-base-200k.bvecs", "OPQ16"),
-        ("glove100-base-100k.npy", "OPQ20"),
-        ("sift128-base-200k.bvecs", "RQ8x8"),
-        ("glove100-base-100k.npy", "RQ8x8"),
-    ],
-)
-def test_rotations_and_residual_stages_are_as_good_as_faiss_and_find_as_much(
-    file: str, codebook: str, tmp_path: Path
-) -> None:
-    """For queries that neither side has seen: 10,000 rows that are held out."""
-    base, queries, truth = hold_out(str(DATA / file), 10_000, tmp_path)
-    ratio, lower = compare(base, codebook, 4, queries, truth)
-    assert ratio <= 1.01
-    assert lower[1] <= 0.02
-    assert lower[10] <= 0.01
-    assert lower[100] <= 0.01

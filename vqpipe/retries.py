@@ -11,6 +11,7 @@ from tenacity import (
     Retrying,
     before_sleep_log,
     retry_if_exception,
+    retry_if_exception_type,
     stop_after_attempt,
     wait_random_exponential,
 )
@@ -19,6 +20,9 @@ from tenacity import (
 ATTEMPTS = 6
 FIRST_SECONDS = 0.5
 MOST_SECONDS = 10.0
+
+# A cluster that does not start so many times has a cause that stays.
+STARTS = 3
 
 # What network file systems answer while they are away. A full or write-protected disk stays so.
 PASSING = frozenset(
@@ -78,3 +82,19 @@ def try_again(
         reraise=True,
     )
     return retrying(call, *args, **kwargs)
+
+
+def start_again(
+    call: Callable[Parameters, Returned], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Returned:
+    """Start a cluster, again where that failed: a worker that is killed while it starts takes all with it.
+
+    Raises
+    ------
+    Exception
+        What it raised last.
+    """
+    starting = Retrying(
+        retry=retry_if_exception_type(RuntimeError), stop=stop_after_attempt(STARTS), reraise=True
+    )
+    return starting(call, *args, **kwargs)

@@ -12,6 +12,7 @@ from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig, ScaleConfig
 from vqpipe.errors import ConfigError
+from vqpipe.retries import start_again
 
 
 def cluster_class(path: str) -> type[Cluster]:
@@ -95,7 +96,7 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         limit = memory_bytes * int(options.get("threads_per_worker", 1))
         options = {**local, **quiet, **quick, "memory_limit": limit, **options}
     try:
-        cluster = kind(**options)
+        cluster = start_again(kind, **options)
     except TypeError as error:
         raise ConfigError(f"cluster.options: {config.class_} refuses them: {error}") from error
     if isinstance(config.scale, ScaleConfig):
