@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vqpipe.codebook import Codebook, CodebookSpec
@@ -62,6 +62,7 @@ def test_with_all_groups_looked_at_the_nearest_codeword_is_found(
     width=st.integers(1, 9),
     seed=st.integers(0, 9),
 )
+@example(k=181, probes=1, width=9, seed=8)  # A group holds no codeword.
 def test_with_fewer_groups_the_nearest_of_those_looked_at_is_found(
     k: int, probes: int, width: int, seed: int
 ) -> None:

@@ -156,3 +156,13 @@ def test_a_cpu_without_fused_multiply_add_is_told(monkeypatch: pytest.MonkeyPatc
             NearestCodewords(gaussian(1, 3, 2, seed=0))
     finally:
         machine.find_tile.cache_clear()
+
+
+def test_among_no_codewords_none_is_found() -> None:
+    """A group of a search may hold none."""
+    codewords = NearestCodewords(np.empty((1, 0, 9), dtype=np.float32))
+    rows = gaussian(5, 9, seed=0)
+    assert (codewords.find(rows) == -1).all()
+    scores, labels = np.zeros((1, 5), np.float32), np.full((1, 5), 7, np.int32)
+    codewords.improve(rows, np.arange(3), scores, labels)
+    assert (labels == 7).all()

@@ -75,8 +75,10 @@ class NearestCodewords:
             halves[:, :k][never] = _NEVER
         self._tile, self._width, self._first = tile, width, first
         self._tables = np.empty((m, groups, width + 1, tile.codewords), dtype=np.float32)
-        self._tables[:, :, 0] = halves.reshape(m, groups, -1)
-        self._tables[:, :, 1:] = placed.reshape(m, groups, -1, width).transpose(0, 1, 3, 2)
+        self._tables[:, :, 0] = halves.reshape(m, groups, tile.codewords)
+        self._tables[:, :, 1:] = placed.reshape(m, groups, tile.codewords, width).transpose(
+            0, 1, 3, 2
+        )
         self._kernel = _compiled(width, tile)
 
     def find(self, rows: Float32) -> NDArray[np.int32]:
@@ -137,6 +139,9 @@ class NearestCodewords:
         self, rows: Float32, picks: NDArray[np.int64], scores: Float32, labels: NDArray[np.int32]
     ) -> None:
         m, groups = self._tables.shape[:2]
+        if not groups:
+            # A group of a search may hold no codeword.
+            return
         group_bytes = self._tables[0, 0].nbytes
         step = max(1, _TABLE_BYTES // group_bytes)
         # Asking an array for its address takes as long as a few hundred comparisons.
