@@ -13,13 +13,11 @@ import zarr
 from numpy.typing import NDArray
 
 from vqpipe.dtypes import Float64
-from vqpipe.storage.arrays import array_in, make_records
+from vqpipe.storage.arrays import CHECKSUM_BYTES, array_in, make_records
 from vqpipe.storage.place import place_of
 from vqpipe.urls import join
 
 SIGNATURE_BYTES = 16
-
-_CHECKSUM_BYTES = 4
 
 # A hundred times what is planned for; a shape of more is damage, and memory taken.
 MOST_SHARDS = 1 << 20
@@ -146,10 +144,10 @@ def read_records(path: str, group: zarr.Group) -> Records:
         size, missing = values[:1].nbytes, set(range(count))
         for index, chunk in _chunks(join(path, "shards", name, "c"), count, len(shape)):
             missing.discard(index)
-            if len(chunk) != size + _CHECKSUM_BYTES or not _is_whole(chunk):
+            if len(chunk) != size + CHECKSUM_BYTES or not _is_whole(chunk):
                 damaged.add(index)
             else:
-                values[index] = np.frombuffer(chunk[:-_CHECKSUM_BYTES], stored).reshape(shape)
+                values[index] = np.frombuffer(chunk[:-CHECKSUM_BYTES], stored).reshape(shape)
         found[name] = values.astype(dtype, copy=False)
         lost |= missing
     # The error is written last: where it is, all else was.
@@ -168,5 +166,5 @@ def _chunks(folder: str, count: int, axes: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_whole(chunk: bytes) -> bool:
-    checksum = int.from_bytes(chunk[-_CHECKSUM_BYTES:], "little")
-    return bool(google_crc32c.value(chunk[:-_CHECKSUM_BYTES]) == checksum)
+    checksum = int.from_bytes(chunk[-CHECKSUM_BYTES:], "little")
+    return bool(google_crc32c.value(chunk[:-CHECKSUM_BYTES]) == checksum)
