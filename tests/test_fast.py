@@ -13,6 +13,7 @@ import vqpipe
 from vqpipe.pipeline import fast
 from vqpipe.quantizer import assign
 from vqpipe.storage.codebook_file import read_codebook
+from vqpipe.tasks.search import Losses
 
 
 @pytest.fixture
@@ -86,3 +87,24 @@ def test_few_codewords_are_all_compared(tmp_path: Path) -> None:
     )
     file = read_codebook(str(tmp_path / "out" / "v1" / "codebook.zarr"))
     assert file.quantizer.route.name != "grouped"
+
+
+def test_what_a_sample_cannot_tell_counts_as_loss() -> None:
+    """Against the standard error longhand; few rows that lose much are doubtful, many that lose little are not."""
+    rng = np.random.default_rng(0)
+    nearest, lost = rng.uniform(1, 2, 500), rng.exponential(0.01, 500)
+    halves = [
+        Losses(
+            len(part),
+            nearest[part].sum(),
+            np.array([lost[part].sum()]),
+            np.array([(lost[part] ** 2).sum()]),
+        )
+        for part in (np.arange(200), np.arange(200, 500))
+    ]
+    both = halves[0] + halves[1]
+    error = lost.std() * np.sqrt(500) / nearest.sum()
+    assert both.fractions[0] == pytest.approx(lost.sum() / nearest.sum())
+    assert both.bounds[0] == pytest.approx(lost.sum() / nearest.sum() + 3 * error)
+    nothing = Losses(3, 0.0, np.zeros(1), np.zeros(1))
+    assert nothing.bounds == [0.0]

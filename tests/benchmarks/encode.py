@@ -33,8 +33,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from vqpipe.codebook import Codebook
 from vqpipe.kmeans.tally import squared_errors
 from vqpipe.pipeline.fast import MOST_FAST_LOSS
-from vqpipe.quantizer import Quantizer, choose_route, choose_search, first_probes, more_probes
+from vqpipe.quantizer import Quantizer, choose_route, choose_search, probes_to_judge
 from vqpipe.sources import open_source
+from vqpipe.tasks.search import Losses
 
 WIDTHS = [2, 4, 5, 8, 10, 12, 16, 20, 32, 48]
 KM_DIMS = [39, 100, 128, 384]
@@ -128,14 +129,16 @@ def pq_line(vectors: np.ndarray, width: int, repeats: int, peak: float) -> tuple
     ]
 
 
-def fast_search(quantizer: Quantizer, rows: np.ndarray, nearest: float) -> Quantizer | None:
+def fast_search(quantizer: Quantizer, rows: np.ndarray) -> Quantizer | None:
     """Return the quantizer with the route that `assign: fast` would choose for these rows."""
-    probes = first_probes(quantizer.codebook.spec)
-    while probes:
+    judges = rows[:10_000]
+    nearest = quantizer.squared_errors(judges, quantizer.assign(judges))
+    for probes in probes_to_judge(quantizer.codebook.spec):
         search = replace(quantizer, route=choose_search(probes))
-        if search.squared_errors(rows, search.assign(rows)).sum() / nearest - 1 <= MOST_FAST_LOSS:
+        lost = search.squared_errors(judges, search.assign(judges))[None] - nearest
+        losses = Losses(len(judges), float(nearest.sum()), lost.sum(axis=1), (lost**2).sum(axis=1))
+        if losses.bounds[0] <= MOST_FAST_LOSS:
             return search
-        probes = more_probes(quantizer.codebook.spec, probes)
     return None
 
 
@@ -154,9 +157,7 @@ def km_ways(rows: np.ndarray, codewords: np.ndarray) -> tuple[Ways, Quantizer]:
         "HNSW, efSearch 16": lambda: graph.search(rows, 1)[1],
         "vqpipe": lambda: quantizer.assign(rows),
     }
-    exact = quantizer.assign(rows)
-    nearest = quantizer.squared_errors(rows, exact).sum()
-    search = fast_search(quantizer, rows, float(nearest))
+    search = fast_search(quantizer, rows)
     if search is not None:
         ways[f"vqpipe fast, {search.route.probes} groups"] = lambda: search.assign(rows)
     if importlib.util.find_spec("sklearn"):

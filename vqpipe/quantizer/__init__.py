@@ -7,6 +7,7 @@ from vqpipe.quantizer.assign import (
     compared_codewords,
     first_probes,
     more_probes,
+    probes_to_judge,
 )
 from vqpipe.quantizer.quantizer import Quantizer
 
@@ -18,4 +19,5 @@ __all__ = [
     "compared_codewords",
     "first_probes",
     "more_probes",
+    "probes_to_judge",
 ]

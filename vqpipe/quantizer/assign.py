@@ -139,6 +139,24 @@ def more_probes(spec: CodebookSpec, probes: int) -> int:
     return more if 2 * more <= count_groups(spec.k) else 0
 
 
+def probes_to_judge(spec: CodebookSpec) -> list[int]:
+    """Return the numbers of groups that encoding chooses from, fewest first; none where groups do not pay.
+
+    Closer together than `more_probes` takes them: all are judged at once, and a third fewer groups are a
+    third less time for every row.
+
+    Examples
+    --------
+    >>> probes_to_judge(CodebookSpec("KM", 1, 16_384))
+    [6, 8, 12, 16, 24, 32, 48, 64]
+    """
+    most = count_groups(spec.k) // 2 if first_probes(spec) else 0
+    doublings = (FIRST_PROBES // 2 << times for times in range(most.bit_length()))
+    return [
+        probes for fewest in doublings for probes in (fewest, fewest * 4 // 3) if probes <= most
+    ]
+
+
 def make_assigner(centroids: Float32, route: Route) -> Callable[[Float32], Labels]:
     """Return the function that finds the nearest codewords of centred rows.
 

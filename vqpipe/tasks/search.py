@@ -38,27 +38,47 @@ class SearchesJob:
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Squared errors of rows under the nearest codewords and under those that were found.
+    """Squared errors of rows under the nearest codewords, and what they lose under those that were found.
 
     Attributes
     ----------
+    rows : int
     nearest : float
-    found : float64 array of shape (searches,)
+        Sum over the rows.
+    lost, squares : float64 arrays of shape (searches,)
+        Sums of what each row loses, and of its squares.
     """
 
+    rows: int
     nearest: float
-    found: Float64
+    lost: Float64
+    squares: Float64
 
     def __add__(self, other: Losses) -> Losses:
         """Return the errors of the rows of both."""
-        return Losses(self.nearest + other.nearest, self.found + other.found)
+        return Losses(
+            self.rows + other.rows,
+            self.nearest + other.nearest,
+            self.lost + other.lost,
+            self.squares + other.squares,
+        )
 
     @property
     def fractions(self) -> list[float]:
         """How much more distortion each search leaves, as a fraction."""
-        if not self.nearest:
-            return [0.0 if not found else np.inf for found in self.found.tolist()]
-        return [found / self.nearest - 1 for found in self.found.tolist()]
+        return [_share(lost, self.nearest) for lost in self.lost.tolist()]
+
+    @property
+    def bounds(self) -> list[float]:
+        """What the fractions of all rows hardly exceed, as these are a sample: three standard errors more."""
+        spread = np.sqrt(np.maximum(self.squares - self.lost**2 / max(1, self.rows), 0.0))
+        return [_share(most, self.nearest) for most in (self.lost + 3.0 * spread).tolist()]
+
+
+def _share(lost: float, nearest: float) -> float:
+    if not nearest:
+        return 0.0 if lost <= 0 else np.inf
+    return lost / nearest
 
 
 def judge_searches(shard: Shard, job: SearchesJob) -> Losses:
@@ -74,5 +94,6 @@ def judge_searches(shard: Shard, job: SearchesJob) -> Losses:
     errors = []
     for route in (job.exact, *job.searches):
         way = replace(quantizer, route=route)
-        errors.append(float(way.squared_errors(centred, way.assign(centred)).sum()))
-    return Losses(errors[0], np.array(errors[1:]))
+        errors.append(way.squared_errors(centred, way.assign(centred)))
+    lost = np.array(errors[1:]) - errors[0]
+    return Losses(len(centred), float(errors[0].sum()), lost.sum(axis=1), (lost**2).sum(axis=1))
