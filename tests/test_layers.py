@@ -90,7 +90,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
         "vqpipe.engines.memory_events",
     ),
     "faiss": ("vqpipe.quantizer",),
-    "google_crc32c": ("vqpipe.storage.records",),
+    "google_crc32c": ("vqpipe.storage.records", "vqpipe.sources.zarr_plain"),
     "jinja2": ("vqpipe.report",),
     "llvmlite": ("vqpipe.kernels",),
     "numpy": ("vqpipe",),

@@ -16,6 +16,7 @@ from zarr.storage import LocalStore
 
 from vqpipe.errors import SourceError
 from vqpipe.sources import open_source, open_table
+from vqpipe.sources.zarr_plain import PlainChunks
 
 # zarr warns that such arrays are slow; one test per layout says how they are described.
 pytestmark = pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
@@ -98,6 +99,13 @@ def test_pieces_read_each_stored_range_once(
         return await get(store, key, prototype, byte_range)
 
     monkeypatch.setattr(LocalStore, "get", spy)
+    read_chunk = PlainChunks._read_chunk
+
+    def spy_plain(chunks: PlainChunks, chunk: int, into: np.ndarray) -> bool:
+        asked.append(("plain", str(chunk)))
+        return read_chunk(chunks, chunk, into)
+
+    monkeypatch.setattr(PlainChunks, "_read_chunk", spy_plain)
     pieces = list(source.pieces(3, 48, 9))
     np.testing.assert_array_equal(np.concatenate(pieces), VECTORS[3:48])
     assert asked

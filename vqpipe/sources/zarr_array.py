@@ -24,6 +24,7 @@ from vqpipe.sources.part import (
     cut_at_chunks,
 )
 from vqpipe.sources.zarr_metadata import Layout
+from vqpipe.sources.zarr_plain import PlainChunks
 from vqpipe.sources.zarr_tree import find_array
 from vqpipe.storage.arrays import store_at
 from vqpipe.storage.place import place_of
@@ -108,6 +109,9 @@ class _ZarrReader:
         )
         # A store's requests wait for one another's answers: it is asked for all chunks at once.
         self._step_bytes = _STEP_BYTES if not is_url(part.path) else MAX_BYTES
+        folder = os.path.join(part.path, part.key or "")
+        in_place = layout.plain and not is_url(part.path) and not is_shared(part)
+        self._plain = PlainChunks(folder, layout) if in_place else None
         try:
             # A folder can hold both versions: zarr must read the one that was checked.
             array: zarr.Array[Any] = zarr.open_array(
@@ -132,9 +136,13 @@ class _ZarrReader:
         rows = np.empty((stop - start, part.dim), part.native_dtype)
         step = max(1, self._step_bytes // part.row_bytes)
         for begin, end in cut_at_chunks(start, stop, part.chunk_rows, step):
-            rows[begin - start : end - start] = self._array[begin:end]
+            these = rows[begin - start : end - start]
+            if self._plain is None or not self._plain.read_into(these, begin):
+                these[...] = self._array[begin:end]
         return rows
 
     def close(self) -> None:
         """Close the store."""
+        if self._plain is not None:
+            self._plain.close()
         self._store.close()

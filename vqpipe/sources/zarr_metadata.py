@@ -34,6 +34,9 @@ FILTERS = frozenset(
 )
 SHARDING = "sharding_indexed"
 
+# Of a crc32c behind a chunk, or behind the index of a shard.
+CHECKSUM_BYTES = 4
+
 # The index of a shard takes 16 bytes a chunk, twice over while it is read.
 MOST_SHARD_CHUNKS = 1 << 22
 V3_CODECS = frozenset(
@@ -71,6 +74,11 @@ class Layout:
         Rows and columns that decode together.
     prefix, separator : str
         Of the stored objects' names.
+    sharded : bool
+        Whether the chunks of a stored object are found by an index behind them.
+    plain : str
+        ``bare`` where a stored chunk is its rows as they are in memory, ``checked`` where a crc32c is behind
+        them; empty where it is anything else.
     """
 
     zarr_format: Literal[2, 3]
@@ -80,6 +88,8 @@ class Layout:
     chunk: tuple[int, int]
     prefix: str
     separator: str
+    sharded: bool = False
+    plain: Literal["", "bare", "checked"] = ""
 
     def object_names(self, start: int, stop: int) -> Iterator[str]:
         """Yield the names, under the array, of the objects that hold rows ``start:stop``."""
@@ -109,7 +119,9 @@ def parse_v2(document: dict[str, Any], where: str) -> Layout:
     separator = document.get("dimension_separator", ".")
     if separator not in (".", "/"):
         raise _bad(where, "dimension_separator", separator)
-    return Layout(2, shape, dtype, chunk, chunk, "", separator)
+    as_it_is = not filters and document.get("compressor") is None and document.get("order") == "C"
+    plain = _plain([("bytes", {"endian": "little"})] if as_it_is else [], shape, chunk, dtype)
+    return Layout(2, shape, dtype, chunk, chunk, "", separator, plain=plain)
 
 
 def parse_v3(document: dict[str, Any], where: str) -> Layout:
@@ -133,11 +145,41 @@ def parse_v3(document: dict[str, Any], where: str) -> Layout:
     unit = _chunk_shape(grid, "chunk_shape", dtype, where)
     chunk = unit
     # Only bare shards are decoded chunk by chunk: with a codec around them the whole shard is.
-    if len(codecs) == 1 and codecs[0][0] == SHARDING:
+    sharded = len(codecs) == 1 and codecs[0][0] == SHARDING
+    inside = codecs
+    if sharded:
         chunk = _chunk_shape(codecs[0][1], "chunk_shape", dtype, where)
+        inside = _codecs(codecs[0][1], "codecs", where) if _usual_index(codecs[0][1], where) else []
     _check_shards(codecs, unit, where)
     prefix, separator = _chunk_keys(document, where)
-    return Layout(3, shape, dtype, unit, chunk, prefix, separator)
+    plain = _plain(inside, shape, chunk, dtype) if not unit[0] % chunk[0] else ""
+    return Layout(3, shape, dtype, unit, chunk, prefix, separator, sharded, plain)
+
+
+def _plain(
+    codecs: list[tuple[str, dict[str, Any]]],
+    shape: tuple[int, int],
+    chunk: tuple[int, int],
+    dtype: np.dtype[Any],
+) -> Literal["", "bare", "checked"]:
+    """Say whether chunks are stored as whole rows, as they are in memory, and with a checksum."""
+    names = [name for name, _ in codecs]
+    if chunk[1] != shape[1] or names not in (["bytes"], ["bytes", "crc32c"]):
+        return ""
+    if dtype.itemsize > 1 and codecs[0][1].get("endian") != "little":
+        return ""
+    # Version 2 has it in the dtype; and the machine may be a big-endian one.
+    if dtype != dtype.newbyteorder("=") or dtype.newbyteorder("<") != dtype:
+        return ""
+    return "bare" if len(names) == 1 else "checked"
+
+
+def _usual_index(configuration: dict[str, Any], where: str) -> bool:
+    """Say whether a shard's index is behind its chunks, with a checksum, as zarr and others write it."""
+    if "index_codecs" not in configuration or configuration.get("index_location", "end") != "end":
+        return False
+    found = _codecs(configuration, "index_codecs", where)
+    return found == [("bytes", {"endian": "little"}), ("crc32c", {})]
 
 
 def _check_shards(
