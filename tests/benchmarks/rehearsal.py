@@ -106,7 +106,10 @@ def drive(run: list[str], others: Cluster, output: Path, kill_at: float = 2.0) -
             return most
         time.sleep(POLL_SECONDS)
     if driver.returncode:
-        raise RuntimeError(driver.stderr.read().decode() if driver.stderr else "the run failed")
+        said = driver.stderr.read().decode() if driver.stderr else "the run failed"
+        # Why a worker is gone stands there.
+        log = (output.parent / "cluster.log").read_text().splitlines()[-40:]
+        raise RuntimeError("\n".join([said, *log]))
     return most
 
 
