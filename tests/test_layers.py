@@ -80,8 +80,8 @@ NEVER = {"vqpipe.pipeline": ("vqpipe.engines", "flows"), "vqpipe.tasks": ("vqpip
 # The modules, or packages, through which a foreign library comes in.
 DOORS: Mapping[str, tuple[str, ...]] = {
     "bokeh": ("vqpipe.report",),
-    # Nothing of ours imports dask itself: distributed does.
-    "dask": (),
+    # Settings, of the workers that are started.
+    "dask": ("vqpipe.engines.cluster",),
     "distributed": (
         "vqpipe.engines.dask",
         "vqpipe.engines.sender",

@@ -19,6 +19,7 @@ from runs import config_of, run_here
 
 from vqpipe.config import ClusterConfig
 from vqpipe.engines.dask import DaskRunner
+from vqpipe.engines.survey import PROFILING
 from vqpipe.errors import ClusterError, SourceError
 from vqpipe.pipeline.survey import check_workers, find_fault
 from vqpipe.runner import Outcome, Worker
@@ -149,6 +150,28 @@ def test_cpus_of_different_kinds_are_named_and_work(
     (warning,) = [text for text in found["warnings"] if "CPUs" in text]
     assert "1 of pentium, 64-bit vectors" in warning
     assert not list((tmp_path / "out").glob("probe-*"))
+
+
+def profiled(client: Client) -> list[list[str]]:
+    """Return by which looks at their threads the workers are held up."""
+
+    def running(dask_worker: Any) -> list[str]:
+        looks = dask_worker.periodic_callbacks
+        return [name for name in PROFILING if name in looks and looks[name].is_running()]
+
+    return list(client.run(running).values())
+
+
+def test_no_worker_is_profiled_which_can_hold_it_for_ever(cluster: LocalCluster) -> None:
+    """Neither one that we start, from its first moment, nor one that was there before, once it was asked."""
+    with DaskRunner(ClusterConfig.model_validate({"scale": 1}), MEMORY) as ours:
+        assert profiled(ours._connected()) == [[]]
+    with Client(cluster, set_as_default=False) as client:
+        client.restart()
+        assert profiled(client) == [list(PROFILING)]
+        with DaskRunner(ClusterConfig(address=cluster.scheduler_address), MEMORY) as theirs:
+            theirs.survey(peak_memory, None)
+        assert profiled(client) == [[]]
 
 
 def test_every_worker_is_asked_once_also_one_that_joins(cluster: LocalCluster) -> None:

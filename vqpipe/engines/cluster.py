@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any
 
+import dask.config
 from distributed import Security
 from distributed.deploy.cluster import Cluster
 
@@ -87,7 +88,11 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         cores = len(os.sched_getaffinity(0))
         workers = config.scale if isinstance(config.scale, int) else cores
         # One thread a worker: FAISS and BLAS release the lock, but NumPy's own loops do not.
-        local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+        local: dict[str, Any] = {
+            "n_workers": workers,
+            "threads_per_worker": 1,
+            "dashboard_address": ":0",
+        }
         # What a worker fails of is told by its stage; its tracebacks on the way out help nobody.
         quiet = {"silence_logs": logging.CRITICAL}
         # A task that was with two workers when they died is run alone: that tells more than two more deaths.
@@ -96,7 +101,9 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         limit = memory_bytes * int(options.get("threads_per_worker", 1))
         options = {**local, **quiet, **quick, "memory_limit": limit, **options}
     try:
-        cluster = start_again(kind, **options)
+        # Workers that are started here have it from their first moment on: see `stop_profiling`.
+        with dask.config.set({"distributed.worker.profile.enabled": False}):
+            cluster = start_again(kind, **options)
     except TypeError as error:
         raise ConfigError(f"cluster.options: {config.class_} refuses them: {error}") from error
     if isinstance(config.scale, ScaleConfig):

@@ -9,6 +9,9 @@ from distributed import Client
 
 from vqpipe.runner import Job, Outcome, Result, Worker
 
+# What Dask calls the looks of a worker at its threads.
+PROFILING = ("profile", "profile-cycle")
+
 
 def ask_workers(
     client: Client, known: Iterable[str], task: Callable[[Worker, Job], Result], job: Job
@@ -38,10 +41,24 @@ def ask_workers(
     return outcomes
 
 
+def stop_profiling(worker: Any) -> None:
+    """Have a Dask worker no longer look every 10 ms at what its threads do.
+
+    Up to Python 3.11.8 that look can hold the whole worker for ever: it waits for a lock of the interpreter's
+    with another one held, while a thread that begins or ends has them the other way round
+    (https://github.com/python/cpython/issues/106883). Workers stood still so once in some 10,000 short tasks.
+    """
+    for name in PROFILING:
+        callback = worker.periodic_callbacks.get(name)
+        if callback is not None:
+            callback.stop()
+
+
 def _ask(
     task: Callable[[Worker, Job], Result], workers: dict[str, Worker], job: Job, dask_worker: Any
 ) -> tuple[Result | None, Exception | None]:
     """Return the task's result or its error: what is raised is an engine's own trouble."""
+    stop_profiling(dask_worker)
     try:
         return task(workers[dask_worker.address], job), None
     except Exception as error:
