@@ -126,3 +126,17 @@ def test_strided_rows_give_the_same_as_contiguous_ones(metric: Metric) -> None:
     prepared, _ = prepare_rows(view, metric)
     assert prepared.flags.c_contiguous
     np.testing.assert_array_equal(prepared, prepare_rows(view.copy(), metric)[0])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int8"])
+def test_pieces_are_prepared_as_one_array_is(dtype: str, metric: Metric) -> None:
+    stored = np.random.default_rng(0).integers(0, 9, (20, 3)).astype(dtype)
+    stored[7] = 0
+    # In another order in memory, as a transposed source gives them.
+    pieces = [stored[:5], np.asfortranarray(stored[5:5]), np.asfortranarray(stored[5:])]
+    (one, usable), (other, same) = prepare_rows(stored, metric), prepare_rows(pieces, metric)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(usable, same)
+    assert other.flags.c_contiguous
+    assert other.dtype == np.float32

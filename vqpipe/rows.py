@@ -11,12 +11,13 @@ from vqpipe.codebook import Metric
 from vqpipe.dtypes import Float32, Mask
 
 
-def prepare_rows(stored: NDArray[Any], metric: Metric) -> tuple[Float32, Mask]:
+def prepare_rows(stored: NDArray[Any] | list[NDArray[Any]], metric: Metric) -> tuple[Float32, Mask]:
     """Cast stored rows to float32, normalise them under cosine, and say which can be used.
 
     Parameters
     ----------
-    stored : float32, float16, uint8 or int8 array of shape (rows, dim)
+    stored : float32, float16, uint8 or int8 array of shape (rows, dim), or a list of them
+        What is in several pieces is joined while it is cast: that spares a copy.
     metric : str
         ``l2`` or ``cosine``.
 
@@ -34,8 +35,10 @@ def prepare_rows(stored: NDArray[Any], metric: Metric) -> tuple[Float32, Mask]:
     >>> valid.tolist(), [round(float(value), 3) for value in rows[0]]
     ([True, False], [0.6, 0.8])
     """
-    rows: Float32 = np.array(stored, dtype=np.float32, order="C")
-    if metric == "l2" and stored.dtype.kind in "iu":
+    pieces = stored if isinstance(stored, list) else [stored]
+    rows = np.empty((sum(map(len, pieces)), pieces[0].shape[1]), dtype=np.float32)
+    np.concatenate(pieces, out=rows, casting="unsafe")
+    if metric == "l2" and pieces[0].dtype.kind in "iu":
         return rows, np.ones(len(rows), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         if metric == "l2":

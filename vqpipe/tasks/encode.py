@@ -119,8 +119,8 @@ def window_rows(dim: int, block_rows: int) -> int:
 
 def _windows(
     source: VectorArray, shard: Shard, block_rows: int, hasher: Any
-) -> Iterator[NDArray[Any]]:
-    """Yield a shard's rows in windows of whole blocks, whatever the chunks of the source.
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield a shard's rows in windows of whole blocks, whatever the chunks of the source; each in pieces.
 
     Blocks are counted from the shard's first row, so that a row's code does not depend on how the source
     happens to be chunked. What is read is hashed as it is read, where there is a hasher: that is the
@@ -132,17 +132,17 @@ def _windows(
     for piece in source.pieces(shard.start, shard.stop, size):
         if hasher is not None:
             hasher.update(piece.data)
-        kept.append(piece)
-        held += len(piece)
-        if held < size:
-            continue
-        joined = kept[0] if len(kept) == 1 else np.concatenate(kept)
-        whole = held // size * size
-        for start in range(0, whole, size):
-            yield joined[start : start + size]
-        kept, held = [joined[whole:]], held - whole
+        start = 0
+        while held + len(piece) - start >= size:
+            kept.append(piece[start : start + size - held])
+            start += size - held
+            yield kept
+            kept, held = [], 0
+        if start < len(piece):
+            kept.append(piece[start:])
+            held += len(piece) - start
     if held:
-        yield np.concatenate(kept)
+        yield kept
 
 
 def _invalid(
