@@ -7,7 +7,7 @@ from typing import Final
 
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
-from vqpipe.sources import bins, npy, synthetic, vecs, zarr_array
+from vqpipe.sources import bins, npy, parquet, synthetic, vecs, zarr_array
 from vqpipe.sources.flat_file import missing
 from vqpipe.sources.part import (
     Batch,
@@ -23,19 +23,20 @@ from vqpipe.storage.place import place_of
 
 FORMATS: Final[dict[str, Format]] = {
     "npy": npy,
+    "parquet": parquet,
     "zarr": zarr_array,
     **dict.fromkeys(vecs.DTYPES, vecs),
     **dict.fromkeys(bins.DTYPES, bins),
 }
 
-_ENDINGS = {**{f".{name}": name for name in FORMATS}, ".zip": "zarr"}
+_ENDINGS = {**{f".{name}": name for name in FORMATS}, ".pq": "parquet", ".zip": "zarr"}
 # Told by its scheme, which no file's ending says.
 FORMATS["synthetic"] = synthetic
 
 # Formats of which some, or all, parts are converted before they are read.
-CONVERTED: Final[dict[str, ConvertedFormat]] = {}
+CONVERTED: Final[dict[str, ConvertedFormat]] = {"parquet": parquet}
 
-_NOT_BUILT = {".parquet": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "npz"}
+_NOT_BUILT = {".h5": "HDF5", ".hdf5": "HDF5", ".npz": "npz"}
 
 
 def format_of(path: str) -> str:
