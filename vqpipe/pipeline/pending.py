@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.unconverted import find_unconverted
 from vqpipe.shards import Shard
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.objects.view import viewing
@@ -48,6 +49,7 @@ def find_pending(run: Run, codes: CodeArray) -> Pending:
     if find_codes(codes.path) is None or codes.codebook_digest() != run.digest:
         return Pending(tuple(codes.shards))
     records, sizes = run.records(), codes.stored_sizes()
+    unconverted = find_unconverted(run)
     pending: list[Shard] = []
     doubtful: list[Shard] = []
     damaged: list[Shard] = []
@@ -59,6 +61,8 @@ def find_pending(run: Run, codes: CodeArray) -> Pending:
             pending.append(shard)
         elif not records.is_done(shard.index):
             pending.append(shard)
+        elif any(one.start < shard.stop and shard.start < one.stop for one in unconverted):
+            doubtful.append(shard)
         elif records.stamp(shard.index) != run.source.stamp(shard.start, shard.stop):
             shared = run.source.shares_objects(shard.start, shard.stop)
             (doubtful if shared else pending).append(shard)

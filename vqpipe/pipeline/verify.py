@@ -23,11 +23,13 @@ from vqpipe.progress import Progress
 from vqpipe.runner import Runner
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray, open_source
+from vqpipe.sources.conversion import by_way_of_vectors
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.storage.records import Records
 from vqpipe.storage.summary import check_summary, summary_path
+from vqpipe.storage.vectors import VECTORS_NAME
 from vqpipe.tasks.verify import ShardCheck, VerifyJob, verify_shard
 
 ROWS_PER_SHARD = 100
@@ -217,7 +219,10 @@ def _source(check: Check, generation: Generation) -> VectorArray | None:
     named = check.config.source
     was = generation.facts["source"]
     try:
-        source = open_source(named.uri, named.format, named.key, named.rows, generation.known_files)
+        source = open_source(
+            named.uri, named.format, named.key, named.rows, generation.known_files, ids=named.ids
+        )
+        source = by_way_of_vectors(source, check.output.file(VECTORS_NAME))
     except InputError as error:
         check.notes.append(f"{generation.name}: rows were not compared: {error}")
         return None

@@ -29,7 +29,11 @@ FORMATS: Final[dict[str, Format]] = {
     **dict.fromkeys(bins.DTYPES, bins),
 }
 
-_ENDINGS = {**{f".{name}": name for name in FORMATS}, ".pq": "parquet", ".zip": "zarr"}
+_ENDINGS = {
+    **{f".{name}": name for name in FORMATS},
+    **dict.fromkeys(parquet.ENDINGS, "parquet"),
+    ".zip": "zarr",
+}
 # Told by its scheme, which no file's ending says.
 FORMATS["synthetic"] = synthetic
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from vqpipe.errors import SourceError
@@ -10,6 +9,8 @@ from vqpipe.sources.flat_file import file_stamps, share_file
 from vqpipe.sources.parquet_file import Column, Footer, read_footer
 from vqpipe.sources.parquet_rows import RowStream, find_dim
 from vqpipe.sources.part import Part, Reader, Rows, Stream, check_shape, check_unchanged
+
+ENDINGS = (".parquet", ".pq")
 
 stamps = file_stamps
 is_shared = share_file
@@ -51,10 +52,14 @@ def _choose(footer: Footer, path: str, key: str | None) -> Column:
     if key is None:
         many = f"has {len(lists)} columns of lists of numbers, so one must be named: set `key`"
         none = "has no column of lists of numbers (list or fixed-size list), so no vectors"
-        raise SourceError(f"source {path}: {many if lists else none}. Its columns are {footer.listed()}")
+        raise SourceError(
+            f"source {path}: {many if lists else none}. Its columns are {footer.listed()}"
+        )
     named = footer.column(key)
     if named is None:
-        raise SourceError(f"source {path}: has no column {key!r}. Its columns are {footer.listed()}")
+        raise SourceError(
+            f"source {path}: has no column {key!r}. Its columns are {footer.listed()}"
+        )
     if named.kind != "list":
         raise SourceError(
             f"source {path}: column {key!r} is of type {named.type}; vectors are lists of numbers (list or fixed-size "

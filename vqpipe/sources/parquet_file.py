@@ -115,7 +115,9 @@ def read_footer(path: str) -> Footer:
     pyarrow()
     size = file_size(path)
     if size < 3 * len(_MAGIC):
-        raise SourceError(f"source {path}: has {size} bytes, fewer than the shortest Parquet file; it was cut: write it again")  # fmt: skip
+        raise SourceError(
+            f"source {path}: has {size} bytes, fewer than the shortest Parquet file; it was cut: write it again"
+        )
     return _read_footer(path, stamp_file(path))
 
 
@@ -129,7 +131,9 @@ def _read_footer(path: str, stamp: Stamp) -> Footer:
         for index in range(told.num_row_groups):
             rows = told.row_group(index).num_rows
             if rows < 0:
-                raise SourceError(f"source {path}: row group {index} has {rows} rows, by its footer; the file is damaged")  # fmt: skip
+                raise SourceError(
+                    f"source {path}: row group {index} has {rows} rows, by its footer; the file is damaged: write it again"
+                )
             if rows:
                 starts.append(row)
                 groups.append(index)
@@ -150,8 +154,9 @@ def _count_values(told: Any, columns: tuple[Column, ...]) -> dict[str, int]:
         path = told.schema.column(leaf).path
         for name in lists:
             if path.startswith(f"{name}."):
-                counts = [told.row_group(group).column(leaf).num_values for group in range(told.num_row_groups)]  # fmt: skip
-                found[name] = max([found[name], *counts])
+                groups = (told.row_group(group) for group in range(told.num_row_groups))
+                counts = (group.column(leaf).num_values for group in groups)
+                found[name] = max(found[name], max(counts, default=0))
     return found
 
 
@@ -252,4 +257,3 @@ class _Stored(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-

@@ -14,13 +14,11 @@ from vqpipe.dtypes import Mask
 from vqpipe.errors import SourceError
 from vqpipe.sources.parquet_file import Footer, opened, pyarrow, read_footer
 from vqpipe.sources.part import Batch, Part, Rows, wrapped_errors
+from vqpipe.storage.ids import MOST_ID_BYTES
 
 # Rows that are decoded at a time: enough to hide the cost of a call, few enough to hold several of them.
 BATCH_BYTES = 4 << 20
 _MOST_BATCH_ROWS = 1 << 14
-
-# An id is a key, not a text: chunks of them are held in memory.
-MOST_ID_BYTES = 1024
 
 
 class RowStream:
@@ -174,8 +172,8 @@ def _check_lengths(lists: Any, there: Mask, part: Part, first: int) -> None:
     if wrong.size:
         row = int(wrong[0])
         raise SourceError(
-            f"{part}: row {first + row} has {lengths[row]} values, and the first one has {part.dim}; vectors are of one "
-            "length: mend the row, or make it null and set source.invalid_rows: mask"
+            f"{part}: row {first + row} has {lengths[row]} values, and the first one has {part.dim}; vectors are of "
+            "one length: mend the row, or make it null and set source.invalid_rows: mask"
         )
 
 
@@ -195,8 +193,8 @@ def _plain_ids(column: Any, part: Part, name: str, first: int) -> NDArray[Any]:
     for row, text in enumerate(texts):
         if len(text) > MOST_ID_BYTES or len(text.encode()) > MOST_ID_BYTES:
             raise SourceError(
-                f"source {part.path}, column {name!r}: the id of row {first + row} takes more than {MOST_ID_BYTES} bytes "
-                "of UTF-8; take a column of keys, such as numbers or hashes"
+                f"source {part.path}, column {name!r}: the id of row {first + row} takes more than {MOST_ID_BYTES} "
+                "bytes of UTF-8; take a column of keys, such as numbers or hashes"
             )
     return np.array(texts, dtype=np.dtypes.StringDType())
 

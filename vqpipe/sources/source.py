@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqpipe.errors import SourceError
 from vqpipe.sources.array import VectorArray
-from vqpipe.sources.formats import FORMATS, check_format, format_of
-from vqpipe.sources.location import find_paths
+from vqpipe.sources.formats import CONVERTED, FORMATS, check_format, format_of, must_convert
+from vqpipe.sources.location import expand_folders, find_paths
 from vqpipe.sources.mixture import lasting_uri
 from vqpipe.sources.part import Part, check_shape, wrapped_errors
 from vqpipe.storage.place import place_of
@@ -40,6 +41,7 @@ def open_source(
     rows: int | None = None,
     known: Sequence[str] = (),
     described: Mapping[str, Description] | None = None,
+    ids: str | None = None,
 ) -> VectorArray:
     """Describe the vectors at a URI. Reads headers and sizes only.
 
@@ -47,12 +49,12 @@ def open_source(
     ----------
     uri : str or sequence of str
         A path, a pattern, a ``file://`` URL, a name of synthetic vectors
-        (``synthetic:mixture?rows=1e9&dim=96&seed=0``), or a list of them, joined along rows in this order;
-        the matches of a pattern by name, numbers in it by value.
+        (``synthetic:mixture?rows=1e9&dim=96&seed=0``), a folder of Parquet files, or a list of them, joined along
+        rows in this order; the matches of a pattern, and files of a folder, by name, numbers in it by value.
     format : str
         ``auto`` goes by each name's ending, or by ``synthetic:`` at its beginning.
     key : str, optional
-        Array inside a Zarr group.
+        Array inside a Zarr group, or column of Parquet files.
     rows : int, optional
         Only the first so many rows.
     known : sequence of str, optional
@@ -60,6 +62,8 @@ def open_source(
         after them, whatever their names.
     described : mapping of str to Description, optional
         What was found in objects before, by URL: those that have not changed since are not read again.
+    ids : str, optional
+        The column of each row's id, to be carried along.
 
     Returns
     -------
@@ -71,7 +75,8 @@ def open_source(
     SourceError
         If anything is missing, damaged, or does not fit together.
     """
-    return _cut(_join(uri, format, key, _check_vectors, known, described or {}), rows)
+    source = _cut(_join(uri, format, key, _check_vectors, known, described or {}), rows)
+    return source if ids is None else replace(source, ids=ids, ids_dtype=_find_ids(source, ids))
 
 
 def open_table(
@@ -106,7 +111,7 @@ def _join(
     described: Mapping[str, Description] | None = None,
 ) -> VectorArray:
     check_format(format)
-    paths = _keep_order(find_paths(uri), known)
+    paths = _keep_order(expand_folders(find_paths(uri), format), known)
     parts = [_describe(path, format, key, (described or {}).get(path)) for path in paths]
     for part in parts:
         check(part)
@@ -121,6 +126,25 @@ def _join(
         dim=parts[0].dim,
         dtype=str(parts[0].native_dtype),
     )
+
+
+def _find_ids(source: VectorArray, ids: str) -> str:
+    """Return the dtype of a column of ids, which all parts must have."""
+    found: dict[str, str] = {}
+    for part in source.parts:
+        if not must_convert(part):
+            raise SourceError(
+                f"source.ids {ids!r}: ids are a column beside the vectors, which {', '.join(CONVERTED)} files have; "
+                f"{part.path} is of format {part.format}: leave out source.ids, as row numbers there are the file's own"
+            )
+        with wrapped_errors(f"{part}: its ids cannot be found"):
+            found.setdefault(CONVERTED[part.format].ids_dtype(part, ids), part.path)
+    if len(found) > 1:
+        named = " and ".join(f"{dtype} in {path}" for dtype, path in found.items())
+        raise SourceError(
+            f"source.ids {ids!r}: is {named}; all files must have ids of one type: cast them"
+        )
+    return next(iter(found))
 
 
 def describe_objects(source: VectorArray) -> dict[str, list[Any]]:

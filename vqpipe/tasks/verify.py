@@ -100,6 +100,7 @@ def verify_shard(shard: Shard, job: VerifyJob) -> ShardCheck:
     try:
         codes, valid = job.codes.read(shard)
         faults += _wrong_errors(shard, job)
+        faults += filter(None, [job.codes.ids_fault(shard)])
     except DamagedError as error:
         return ShardCheck((str(error),))
     found = ShardCheck(
