@@ -70,7 +70,7 @@ def _facts(run: Run) -> ReportFacts:
         bytes_in=codes.rows * run.source.row_bytes,
         bytes_codes=int(run.records().stored_bytes.sum()),
         evaluation=evaluation,
-        code_counts=codes.read_use().tolist(),
+        code_counts=read_use(codes.path).tolist(),
         history=codebook.history,
         config_text=yaml.safe_dump(run.config.plain(), sort_keys=False),
         versions=versions(),

@@ -16,6 +16,7 @@ from vqpipe.pipeline.check import (
     check_exports,
     check_figures,
     check_samples,
+    check_vectors,
 )
 from vqpipe.pipeline.generation import EVALUATION_FILE, STAGES_FILE, Generation, find_generations
 from vqpipe.pipeline.repair import repair_output
@@ -91,6 +92,7 @@ def _verify(check: Check, *, repair: bool) -> dict[str, Any]:
     check_current(check, [generation.name for generation in generations])
     for generation in generations:
         _check_generation(check, generation)
+    check_vectors(check, generations)
     check_samples(check, generations)
     repaired = bool(repair and check.findings)
     if repaired:

@@ -132,7 +132,8 @@ def _read_footer(path: str, stamp: Stamp) -> Footer:
             rows = told.row_group(index).num_rows
             if rows < 0:
                 raise SourceError(
-                    f"source {path}: row group {index} has {rows} rows, by its footer; the file is damaged: write it again"
+                    f"source {path}: row group {index} has {rows} rows, by its footer; the file is damaged: write "
+                    "it again"
                 )
             if rows:
                 starts.append(row)

@@ -15,23 +15,20 @@ from vqpipe.dtypes import Codes, Float64, Mask
 from vqpipe.shards import Shard, ceil_div, plan_shards
 from vqpipe.storage.arrays import (
     array_in,
-    check_stored,
     divisor_at_most,
     found_whole,
     make_floats,
     make_group,
     make_integers,
-    make_records,
     open_group,
     with_rows,
-    write_array,
 )
-from vqpipe.storage.ids import CHUNK_ROWS, Ids, IdsHash, chunk_rows_in, dtype_of, make_ids
+from vqpipe.storage.code_ids import extend_id_records, make_id_records, write_code_ids
+from vqpipe.storage.ids import Ids, chunk_rows_in, dtype_of, make_ids
 from vqpipe.storage.place import place_of
 from vqpipe.storage.records import (
     MOST_SHARDS,
     RECORD_ARRAYS,
-    SIGNATURE_BYTES,
     Origin,
     Records,
     create_records,
@@ -45,10 +42,6 @@ from vqpipe.urls import join
 # What decodes together: a reader of few rows decodes no more than this. In chunks of a few 10 KB the block that
 # Blosc leaves unshuffled at the end cost up to 19% of the codes' bits; in these it costs under half a percent.
 CHUNK_BYTES = 1 << 20
-
-# What tells the ids of each shard: in no record that is read for every run, since ids follow from what the
-# signature of the rows holds.
-IDS_RECORD = "shards/ids_signature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +97,7 @@ class CodeArray:
                 self._make(group, name)
             create_records(group, self.shard_count)
             if self.ids is not None:
-                shape = (self.shard_count, SIGNATURE_BYTES)
-                make_records(group, IDS_RECORD, shape, "uint8", 0)
+                make_id_records(group, self.shard_count)
             group.attrs.update({**attributes, "shard_rows": self.shard_rows})
             return
         group = open_group(self.path, writable=True)
@@ -113,8 +105,8 @@ class CodeArray:
             # Shards that were done without a mask held no invalid row, and true is what is not stored.
             self._make(group, "valid")
         extend_records(group, self.shard_count)
-        if self.ids is not None and array_in(group, IDS_RECORD).shape[0] < self.shard_count:
-            array_in(group, IDS_RECORD).resize((self.shard_count, SIGNATURE_BYTES))
+        if self.ids is not None:
+            extend_id_records(group, self.shard_count)
 
     def _row_arrays(self) -> list[str]:
         optional = [
@@ -163,11 +155,7 @@ class CodeArray:
         if self.store_error:
             with_rows(array_in(group, "sq_error"), self.rows)[rows] = sq_error.astype(np.float32)
         if self.ids is not None:
-            hashed, ids_array = IdsHash(), with_rows(array_in(group, "ids"), self.rows)
-            for start, piece in ids:
-                ids_array[start : start + len(piece)] = piece
-                hashed.update(piece)
-            array_in(group, IDS_RECORD)[shard.index] = _as_record(hashed)
+            write_code_ids(group, self.rows, shard.index, ids)
         stored_bytes = self.stored_size(shard.index)
         for name, value in (
             ("source_signature", np.frombuffer(origin.signature, np.uint8)),
@@ -268,25 +256,6 @@ class CodeArray:
             group = open_group(self.path)
             return np.asarray(array_in(group, "sq_error")[shard.start : shard.stop], np.float64)
 
-    def read_ids(self, start: int, stop: int) -> Ids:
-        """Return the ids of rows ``start:stop``, where they are kept."""
-        with found_whole(f"{self.path}: ids of rows {start:,} to {stop:,}"):
-            array = array_in(open_group(self.path), "ids")
-            check_stored(array, start, stop)
-            return np.asarray(array[start:stop])
-
-    def ids_fault(self, shard: Shard) -> str:
-        """Read a shard's ids and say how they are not those that were written; empty if they are."""
-        if self.ids is None:
-            return ""
-        hashed = IdsHash()
-        for start in range(shard.start, shard.stop, CHUNK_ROWS):
-            hashed.update(self.read_ids(start, min(start + CHUNK_ROWS, shard.stop)))
-        with found_whole(f"{self.path}: the records of ids"):
-            recorded = array_in(open_group(self.path), IDS_RECORD)[shard.index]
-        same = np.array_equal(np.asarray(recorded), _as_record(hashed))
-        return "" if same else "its ids are not those that were written"
-
     def has_shard(self, name: str, index: int) -> bool:
         """Say whether a shard of ``codes``, ``valid`` or ``sq_error`` is stored."""
         path = _shard_path(self.path, name, index)
@@ -299,20 +268,6 @@ class CodeArray:
             squared_error = record_array(open_group(self.path, writable=True), "squared_error")
             for index in indexes:
                 squared_error[index] = np.nan
-
-    def write_use(self, counts: NDArray[np.int64]) -> None:
-        """Keep how many rows use each codeword, int64 of shape (columns, k), beside the codes."""
-        write_array(open_group(self.path, writable=True), "code_counts", counts)
-
-    def has_use(self) -> bool:
-        """Say whether `write_use` kept anything."""
-        path = join(self.path, "code_counts")
-        return place_of(path).exists(path)
-
-    def read_use(self) -> NDArray[np.int64]:
-        """Return what `write_use` kept."""
-        with found_whole(f"{self.path}: code_counts"):
-            return np.asarray(array_in(open_group(self.path), "code_counts")[...])
 
 
 def find_codes(path: str) -> CodeArray | None:
@@ -347,10 +302,6 @@ def find_codes(path: str) -> CodeArray | None:
             store_error=place.exists(join(path, "sq_error")),
             ids=dtype_of(array_in(group, "ids")) if place.exists(join(path, "ids")) else None,
         )
-
-
-def _as_record(hashed: IdsHash) -> NDArray[np.uint8]:
-    return np.frombuffer(hashed.digest()[:SIGNATURE_BYTES], np.uint8)
 
 
 def _shard_rows(said: object, codes: zarr.Array[Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,49 +20,24 @@ from vqpipe.storage.arrays import (
     make_floats,
     make_group,
     make_integers,
-    make_records,
     open_group,
     with_rows,
 )
 from vqpipe.storage.ids import CHUNK_ROWS, Ids, dtype_of, make_ids
 from vqpipe.storage.place import place_of
-from vqpipe.storage.records import MOST_SHARDS, SIGNATURE_BYTES, read_record_chunks
+from vqpipe.storage.vector_records import (
+    NOT_STORED,
+    VectorRecords,
+    extend_vector_records,
+    make_vector_records,
+    read_vector_records,
+)
 from vqpipe.urls import is_url, join
 
 VECTORS_NAME = "vectors.zarr"
 
 # Of about 4 MB each: a shard has 32 to 64 MB.
 CHUNKS_PER_SHARD = 16
-
-# Of a shard that is not there.
-_NOT_STORED = -1
-
-
-@dataclass(frozen=True, eq=False)
-class VectorRecords:
-    """What is known of every shard.
-
-    Attributes
-    ----------
-    source_stamp : uint8 array of shape (shards, 16)
-        State of the files that its rows came from, taken before they were read.
-    stored_bytes : int64 array of shape (shards,)
-        That all of the shard takes; -1 until it is done.
-    damaged : frozenset of int
-        Shards of which a record fails its checksum, or is gone; they are not done.
-    """
-
-    source_stamp: NDArray[np.uint8]
-    stored_bytes: NDArray[np.int64]
-    damaged: frozenset[int]
-
-    def is_done(self, index: int) -> bool:
-        """Say whether a shard was written."""
-        return index < len(self.stored_bytes) and self.stored_bytes[index] >= 0
-
-    def stamp(self, index: int) -> bytes:
-        """Return the stamp of the files that a shard was made from."""
-        return bytes(self.source_stamp[index].tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +113,11 @@ class Vectors:
                 )
             if self.ids is not None:
                 make_ids(group, "ids", self.rows, self.ids, self.shard_rows)
-            records = (self.shard_count, SIGNATURE_BYTES)
-            make_records(group, "shards/source_stamp", records, "uint8", 0)
-            make_records(group, "shards/stored_bytes", records[:1], "int64", _NOT_STORED)
+            make_vector_records(group, self.shard_count)
             group.attrs.update({**facts, "shard_rows": self.shard_rows})
             return
         group = open_group(self.path, writable=True)
-        for name in ("source_stamp", "stored_bytes"):
-            records_array = array_in(group, f"shards/{name}")
-            if records_array.shape[0] < self.shard_count:
-                records_array.resize((self.shard_count, *records_array.shape[1:]))
+        extend_vector_records(group, self.shard_count)
 
     def write(
         self, shard: Shard, rows: NDArray[Any], valid: Mask, ids: Ids | None, stamp: bytes
@@ -155,7 +125,7 @@ class Vectors:
         """Write one whole shard, its record last. A shard that is written again is first marked not done."""
         group = open_group(self.path, writable=True)
         stored_bytes = array_in(group, "shards/stored_bytes")
-        stored_bytes[shard.index] = _NOT_STORED
+        stored_bytes[shard.index] = NOT_STORED
         here = slice(shard.start, shard.stop)
         with_rows(array_in(group, "vectors"), self.rows)[here] = rows
         if self.masked:
@@ -178,21 +148,7 @@ class Vectors:
 
     def records(self) -> VectorRecords:
         """Return the records of all shards."""
-        with found_whole(f"{self.path}: the records"):
-            group = open_group(self.path)
-            count = array_in(group, "shards/stored_bytes").shape[0]
-            if count > MOST_SHARDS:
-                raise ValueError(f"there are records of {count} shards")
-            folder = join(self.path, "shards")
-            stamps, bad, lost = read_record_chunks(
-                join(folder, "source_stamp", "c"), (count, SIGNATURE_BYTES), "uint8", 0
-            )
-            sizes, worse, _ = read_record_chunks(
-                join(folder, "stored_bytes", "c"), (count,), "int64", _NOT_STORED
-            )
-        damaged = bad | worse | {index for index in lost if sizes[index] >= 0}
-        sizes[list(damaged)] = _NOT_STORED
-        return VectorRecords(stamps, sizes, frozenset(damaged))
+        return read_vector_records(self.path)
 
     def stored_sizes(self, indexes: Iterable[int] | None = None) -> NDArray[np.int64]:
         """Return the bytes that shards take now, int64 of shape (shards,); -1 where a part of one is gone."""
@@ -202,8 +158,8 @@ class Vectors:
             folder = join(self.path, name, "c")
             names = [_object_name(name, index) for index in wanted]
             stamps = place_of(folder).stamps(folder, names)
-            sizes = np.array([_NOT_STORED if stamp is None else stamp[0] for stamp in stamps])
-            total = np.where((sizes < 0) | (total < 0), _NOT_STORED, total + sizes)
+            sizes = np.array([NOT_STORED if stamp is None else stamp[0] for stamp in stamps])
+            total = np.where((sizes < 0) | (total < 0), NOT_STORED, total + sizes)
         return total
 
     def stamps(self, start: int, stop: int) -> Iterator[tuple[str, int, int | str]]:
@@ -212,14 +168,14 @@ class Vectors:
         folder = join(self.path, "vectors", "c")
         names = [_object_name("vectors", index) for index in range(first, last)]
         for name, found in zip(names, place_of(folder).stamps(folder, names), strict=True):
-            yield (name, _NOT_STORED, 0) if found is None else (name, *found)
+            yield (name, NOT_STORED, 0) if found is None else (name, *found)
 
     def forget(self, indexes: Iterable[int]) -> None:
         """Set shards pending: no record says that they are there."""
         with found_whole(f"{self.path}: the records"):
             stored_bytes = array_in(open_group(self.path, writable=True), "shards/stored_bytes")
             for index in indexes:
-                stored_bytes[index] = _NOT_STORED
+                stored_bytes[index] = NOT_STORED
 
     def open(self) -> VectorsReader:
         """Open the arrays for reading.
@@ -286,13 +242,13 @@ def _object_name(name: str, index: int) -> str:
     return f"{index}/0" if name == "vectors" else f"{index}"
 
 
-def find_vectors(path: str, facts: dict[str, Any]) -> Vectors | None:
+def find_vectors(path: str, facts: Mapping[str, Any] | None = None) -> Vectors | None:
     """Return the description of the ``vectors.zarr`` at a path.
 
     Parameters
     ----------
     path : str
-    facts : dict
+    facts : mapping, optional
         What it must have been made from.
 
     Returns
@@ -303,7 +259,7 @@ def find_vectors(path: str, facts: dict[str, Any]) -> Vectors | None:
     try:
         group = open_group(path)
         attributes: Any = dict(group.attrs)
-        if any(attributes.get(key) != value for key, value in facts.items()):
+        if any(attributes.get(key) != value for key, value in (facts or {}).items()):
             return None
         array = array_in(group, "vectors")
         ids = None

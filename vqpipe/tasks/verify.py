@@ -14,6 +14,7 @@ from vqpipe.quantizer import Quantizer
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
+from vqpipe.storage.code_ids import ids_fault
 from vqpipe.storage.codebook_file import cached_quantizer
 from vqpipe.storage.codes import CodeArray
 from vqpipe.storage.place import place_of
@@ -100,7 +101,8 @@ def verify_shard(shard: Shard, job: VerifyJob) -> ShardCheck:
     try:
         codes, valid = job.codes.read(shard)
         faults += _wrong_errors(shard, job)
-        faults += filter(None, [job.codes.ids_fault(shard)])
+        if job.codes.ids is not None:
+            faults += filter(None, [ids_fault(job.codes.path, shard)])
     except DamagedError as error:
         return ShardCheck((str(error),))
     found = ShardCheck(
