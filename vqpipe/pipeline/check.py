@@ -33,8 +33,8 @@ class Finding:
     Attributes
     ----------
     what : str
-        ``shard``, ``vectors``, ``codes``, ``summary``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``, ``baseline``,
-        ``export``, ``generation`` or ``current``.
+        ``shard``, ``vectors``, ``codes``, ``summary``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``,
+        ``baseline``, ``export``, ``generation`` or ``current``.
     path : str
         Relative to the output.
     why : str

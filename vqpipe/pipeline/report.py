@@ -9,6 +9,7 @@ from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.report import ReportFacts, render_report
+from vqpipe.storage.code_use import read_use
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.place import place_of
 from vqpipe.versions import versions

@@ -50,6 +50,10 @@ class RowStream:
         SourceError
             For a row of another length, an id that is null or too long, and what cannot be decoded.
         """
+        with wrapped_errors(f"{self._part}: rows {start}:{stop} cannot be decoded"):
+            return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> Batch:
         part = self._part
         self._go_to(start)
         rows = np.empty((stop - start, part.dim), part.native_dtype)
@@ -98,8 +102,7 @@ class RowStream:
         """Return the next rows, at most so many: the column of vectors, then that of ids."""
         part = self._part
         while self._kept is None or not self._kept.num_rows:
-            with wrapped_errors(f"{part}: rows from {self._next} on cannot be decoded"):
-                found = next(self._batches, None)
+            found = next(self._batches, None)
             if found is None:
                 raise SourceError(
                     f"{part}: ends after {self._next} rows, and its footer says {part.rows}; the file is damaged, or "

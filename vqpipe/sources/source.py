@@ -21,7 +21,7 @@ from vqpipe.urls import is_url
 
 
 class Description(NamedTuple):
-    """What was found in an object that holds one array: format, size and ETag, shape and dtype."""
+    """What was found in an object that holds one array: format, size and ETag, shape, dtype and key."""
 
     name: str
     size: int
@@ -29,6 +29,7 @@ class Description(NamedTuple):
     rows: int
     dim: int
     dtype: str
+    key: str
 
 
 VECTOR_DTYPES = ("float32", "float16", "uint8", "int8")
@@ -153,7 +154,14 @@ def describe_objects(source: VectorArray) -> dict[str, list[Any]]:
     for part in source.parts:
         if is_url(part.path) and FORMATS[part.format].is_shared(part):
             state = place_of(part.path).stamp(part.path)
-            found[part.path] = [part.format, *state, part.rows, part.dim, part.dtype]
+            found[part.path] = [
+                part.format,
+                *state,
+                part.rows,
+                part.dim,
+                part.dtype,
+                part.key or "",
+            ]
     return found
 
 
@@ -162,7 +170,7 @@ def parse_descriptions(plain: object) -> dict[str, Description]:
     found: dict[str, Description] = {}
     for path, values in plain.items() if isinstance(plain, dict) else ():
         kinds = [type(value) for value in values] if isinstance(values, list) else []
-        if kinds == [str, int, str, int, int, str]:
+        if kinds == [str, int, str, int, int, str, str]:
             # What was tampered with is read anew.
             with suppress(SourceError, TypeError):
                 check_shape((values[3], values[4]), np.dtype(values[5]), path)
@@ -190,10 +198,13 @@ def _keep_order(paths: list[str], known: Sequence[str]) -> list[str]:
 def _describe(path: str, format: str, key: str | None, before: Description | None) -> Part:
     name = format_of(path) if format == "auto" else format
     with wrapped_errors(f"source {path}: cannot be opened as {name}"):
-        if before is not None and is_url(path) and before.name == name and key is None:
+        same = before is not None and before.name == name and key in (None, before.key)
+        if before is not None and same and is_url(path):
             size, etag = place_of(path).stamp(path)
             if (size, etag) == (before.size, before.etag):
-                return Part(name, path, None, before.rows, before.dim, before.dtype, 1, 1)
+                return Part(
+                    name, path, before.key or None, before.rows, before.dim, before.dtype, 1, 1
+                )
         return FORMATS[name].describe(path, name, key)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from vqpipe.errors import DamagedError
 from vqpipe.shards import Shard
 from vqpipe.storage.ids import CHUNK_ROWS
-from vqpipe.storage.vectors import VectorRecords, Vectors
+from vqpipe.storage.vector_records import VectorRecords
+from vqpipe.storage.vectors import Vectors
 
 # Rows that are read at a time.
 _PIECE_BYTES = 8 << 20
