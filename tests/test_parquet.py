@@ -32,7 +32,9 @@ from vqpipe.shards import Shard, plan_shards
 from vqpipe.sources import conversion, open_source, open_table
 from vqpipe.sources.formats import open_stream
 from vqpipe.storage import vectors as vectors_module
+from vqpipe.storage.arrays import store_at
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.place import place_of
 
 KEYS: dict[str, Any] = {"encode__shard_rows": 512, "train__rounds": 3, "evaluate__queries": 20}
 
@@ -474,6 +476,23 @@ def test_a_folder_means_its_parquet_files_and_no_marks_of_engines(tmp_path: Path
     source = open_source(str(spark))
     assert [Path(path).name for path, _ in source.files()] == ["a.parquet", "b.parquet"]
     np.testing.assert_array_equal(source.read(0, 20), rows()[:20])
+
+
+def test_source_and_output_may_lie_in_an_object_store(tmp_path: Path, from_npy: Path) -> None:
+    """In this process's memory, which goes through the same door as any other store."""
+    write_set(tmp_path / "set", rows())
+    store = "memory://parquet"
+    for path in sorted((tmp_path / "set").iterdir()):
+        place_of(store).make_folder(f"{store}/set")
+        with place_of(store).writing(f"{store}/set/{path.name}") as file:
+            file.write(path.read_bytes())
+    keys = {"source__ids": "number", "output": f"{store}/out", **KEYS}
+    for uri, wanted in ((f"{store}/set", "done"), (f"{store}/set", "skipped")):
+        summary = run_here(config_of(tmp_path, uri, "PQ10x4", **keys), until="encode")
+        assert statuses(summary) == dict.fromkeys(("ingest", "sample", "train", "encode"), wanted)
+    group = zarr.open_group(store_at(f"{store}/out/v1/codes.zarr"), mode="r")
+    np.testing.assert_array_equal(group["codes"][...], codes_of(from_npy))
+    np.testing.assert_array_equal(group["ids"][...], np.arange(2500))
 
 
 def test_parquet_and_files_that_are_read_in_place_are_one_source(tmp_path: Path) -> None:

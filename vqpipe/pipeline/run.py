@@ -107,6 +107,8 @@ class Run:
     def hold(self, lease: Lease) -> None:
         """Write under a lease from here on."""
         self.lease = lease
+        # Whoever had the output before may have converted meanwhile.
+        self.unconverted = None
         self.generation.guard = self.may_write
 
     def may_write(self, seconds: float = 0.0) -> None:

@@ -42,7 +42,7 @@ class Part:
     path : str
         Absolute local path, or URL; of synthetic vectors their name, without the number of rows.
     key : str or None
-        Array inside a Zarr group.
+        Array inside a Zarr group, or column of a Parquet file.
     rows, dim : int
         Shape of the whole part.
     dtype : str
@@ -81,7 +81,8 @@ class Part:
         return np.dtype(self.dtype).newbyteorder("=")
 
     def __str__(self) -> str:
-        return f"source {self.path}" + (f", array {self.key!r}" if self.key else "")
+        what = "column" if self.format == "parquet" else "array"
+        return f"source {self.path}" + (f", {what} {self.key!r}" if self.key else "")
 
 
 class Reader(Protocol):

@@ -149,7 +149,7 @@ def _compare(
             signature = source.signature(shard.start, shard.stop)
             if signature != job.records.signature(shard.index):
                 return replace(found, stale=True)
-    except SourceError as error:
+    except (SourceError, DamagedError) as error:
         return replace(found, unread=str(error))
     found = replace(found, rows_compared=len(places))
     if not differs:
