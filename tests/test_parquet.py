@@ -24,6 +24,7 @@ from vqpipe.engines.serial import SerialRunner
 from vqpipe.errors import InvalidRowError, SourceError
 from vqpipe.pipeline.begin import begin_run
 from vqpipe.pipeline.ingest import cut_stretches
+from vqpipe.pipeline.inspection import inspect_path
 from vqpipe.pipeline.plan import plan_run
 from vqpipe.pipeline.prune import prune_output
 from vqpipe.pipeline.verify import verify_output
@@ -260,6 +261,8 @@ def test_a_conversion_that_is_killed_goes_on_where_it_was(
         int(path.name) for path in (tmp_path / "out/vectors.zarr/shards/stored_bytes/c").iterdir()
     }
     assert len(done) == 3
+    found = inspect_path(str(tmp_path / "out"))["vectors"]
+    assert found == {"rows": 2500, "shards": 10, "shards_done": 3}
     # A shard that was written in part, and the mark of a write that never ended.
     (tmp_path / "out/vectors.zarr/vectors/c/7").mkdir(exist_ok=True)
     (tmp_path / "out/vectors.zarr/vectors/c/7/0").write_bytes(b"half")
