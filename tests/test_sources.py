@@ -68,7 +68,7 @@ def test_file_named_like_a_pattern_is_that_file(tmp_path: Path) -> None:
         ("{}/none-*.npy", ["none-*.npy", "no file matches"]),
         ("{}/none.npy", ["none.npy", "no such file"]),
         ("{}/none", ["none", "no such file"]),
-        ("{}/a.parquet", ["Parquet", "not built yet"]),
+        ("{}/a.parquet", ["a.parquet", "no such file"]),
         ("{}/a.h5", ["HDF5", "not built yet"]),
         ("{}/a.hdf5", ["HDF5", "not built yet"]),
         ("{}/a.npz", ["npz", "not built yet"]),

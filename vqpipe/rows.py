@@ -38,7 +38,7 @@ def prepare_rows(stored: NDArray[Any] | list[NDArray[Any]], metric: Metric) -> t
     pieces = stored if isinstance(stored, list) else [stored]
     rows = np.empty((sum(map(len, pieces)), pieces[0].shape[1]), dtype=np.float32)
     np.concatenate(pieces, out=rows, casting="unsafe")
-    if metric == "l2" and pieces[0].dtype.kind in "iu":
+    if metric == "l2" and all(piece.dtype.kind in "iu" for piece in pieces):
         return rows, np.ones(len(rows), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         if metric == "l2":
