@@ -185,9 +185,11 @@ def test_answers_are_the_same_in_every_format(world: Path, tmp_path: Path) -> No
 def with_ids(world: Path, folder: Path, kind: str, *, words: bool) -> tuple[Path, list[Any]]:
     """Return a copy of an output that knows ids, and these."""
     output = shutil.copytree(world / kind, folder / "out")
-    ids: list[Any] = [f"w{7 * row}" for row in range(ROWS)] if words else list(range(9, ROWS + 9))
+    ids: list[Any] = (
+        [f"w{7 * row}" for row in range(ROWS)] if words else list(range(2**63, 2**63 + ROWS))
+    )
     group = zarr.open_group(str(output / "v1/codes.zarr"), mode="r+")
-    values = np.array(ids, dtype=np.dtypes.StringDType()) if words else np.array(ids)
+    values = np.array(ids, dtype=np.dtypes.StringDType()) if words else np.array(ids, np.uint64)
     group.create_array("ids", data=values, chunks=(100,), dimension_names=("row",))
     return output, ids
 
@@ -208,7 +210,7 @@ def test_ids_go_along_with_row_numbers(world: Path, tmp_path: Path, words: bool)
     assert (tmp_path / "a.ids.npy").exists() != words
     if not words:
         rows = np.load(tmp_path / "a.npy")
-        assert np.load(tmp_path / "a.ids.npy").tolist() == np.array(ids)[rows].tolist()
+        assert np.load(tmp_path / "a.ids.npy").tolist() == np.array(ids, np.uint64)[rows].tolist()
     members = said("members", output, "--codeword", 5)
     assert members["ids"] == [ids[row] for row in members["rows"]]
     said("export", output, "--to", "parquet")

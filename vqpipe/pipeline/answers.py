@@ -32,7 +32,7 @@ class Shape:
     asker : str
         What rows are found for: ``query`` or ``codeword``.
     id_dtype : str or None
-        ``int64``, ``string``, or None where there are no ids.
+        An integer's, ``string``, or None where there are no ids.
     """
 
     shape: tuple[int, ...]
@@ -78,7 +78,7 @@ def _paths(target: Target, id_dtype: str | None) -> list[str]:
     if target.ending != ".npy":
         return [target.path]
     # A plain array of strings needs the longest of them before the first is written.
-    ids = [target.beside("ids")] if id_dtype == "int64" else []
+    ids = [] if id_dtype in (None, "string") else [target.beside("ids")]
     return [target.path, target.beside("distances"), *ids]
 
 
@@ -86,7 +86,7 @@ def _write_npy(files: list[BinaryIO], answers: Iterable[Answers], shape: Shape) 
     kinds: list[tuple[str, Callable[[Answers], Any]]] = [
         ("<i8", lambda some: some.rows),
         ("<f4", lambda some: some.distances),
-        ("<i8", lambda some: some.ids),
+        (shape.id_dtype or "", lambda some: some.ids),
     ]
     for file, (dtype, _values) in zip(files, kinds, strict=False):
         write_npy_header(file, dtype, shape.shape)

@@ -47,8 +47,8 @@ class Answers:
         Row numbers in the source; -1 where there are fewer valid rows than k.
     distances : float32 array of shape (queries, k)
         Squared, from the query to what the code stands for (asymmetric); Inf where there is no row.
-    ids : int64 or object array of shape (queries, k), or None
-        What the source calls the rows, where the config asked for it; of no row, -1 or an empty string.
+    ids : integer or object array of shape (queries, k), or None
+        What the source calls the rows, where the config asked for it; of no row, 0 or an empty string.
     """
 
     first: int
@@ -189,6 +189,6 @@ def _answers(found: Finished, first: int, nearest: Neighbours, k: int) -> Answer
     picked = pick_ids(found.codes, kept.rows[there])
     ids = None
     if picked is not None:
-        ids = np.full(kept.rows.shape, -1 if picked.dtype != object else "", dtype=picked.dtype)
+        ids = np.full(kept.rows.shape, "" if picked.dtype == object else 0, dtype=picked.dtype)
         ids[there] = picked
     return Answers(first, kept.rows, distances, ids)

@@ -34,6 +34,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "sq_error": ("row",),
     "ids": ("row",),
     "code_counts": ("column", "codeword"),
+    "shards/ids_signature": ("shard", "signature_byte"),
     "shards/source_signature": ("shard", "signature_byte"),
     "shards/source_stamp": ("shard", "stamp_byte"),
     "shards/stored_bytes": ("shard",),

@@ -12,7 +12,7 @@ from vqpipe.dtypes import Codes, Int64
 from vqpipe.storage.arrays import array_in, found_whole, open_group
 from vqpipe.storage.codes import CodeArray
 
-# int64, or an object array of str.
+# Integers of some dtype, or an object array of str.
 Ids = NDArray[Any]
 
 
@@ -53,12 +53,12 @@ def read_ids(codes: CodeArray, start: int, stop: int) -> Ids | None:
 
 
 def has_ids(codes: CodeArray) -> str | None:
-    """Return what ids there are: ``int64`` or ``string``; None where there are none."""
+    """Return the dtype of the ids, an integer's or ``string``; None where there are none."""
     with found_whole(f"{codes.path}: ids"):
         array = _ids(codes)
         if array is None:
             return None
-        return "int64" if np.issubdtype(array.dtype, np.integer) else "string"
+        return array.dtype.name if np.issubdtype(array.dtype, np.integer) else "string"
 
 
 def _ids(codes: CodeArray) -> zarr.Array[Any] | None:
@@ -75,5 +75,5 @@ def _pick(array: zarr.Array[Any], rows: Int64) -> NDArray[Any]:
 
 def _plain(ids: NDArray[Any]) -> Ids:
     if np.issubdtype(ids.dtype, np.integer):
-        return ids.astype(np.int64)
+        return ids
     return np.array([str(value) for value in ids.tolist()], dtype=object)
