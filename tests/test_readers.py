@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorstore
+import xarray
 import zarr
-from runs import config_of, run_here
+from runs import config_of, run_here, statuses
 
 import vqpipe
 from vqpipe.codebook import CodebookSpec
+from vqpipe.engines.serial import SerialRunner
+from vqpipe.pipeline.verify import verify_output
+from vqpipe.progress import Silent
 from vqpipe.storage import codes as storage
 from vqpipe.storage.codes import CodeArray, Origin
+from vqpipe.storage.folder import Folder
 
 ROWS = 1_000_000
 
@@ -155,3 +160,48 @@ def test_a_runs_arrays_are_read_alike_by_all(
     codebook_names = ["centroids", "offset", *(["rotation"] if "OPQ" in codebook else [])]
     book = tmp_path / "out/v1/codebook.zarr"
     assert read_with_zarr(book, codebook_names) == read_with_zarrita(book, codebook_names)
+
+
+def masked_run(folder: Path, **keys: Any) -> Any:
+    """Return the config of a finished output of 2,000 rows in two shards, one row masked."""
+    rows = np.random.default_rng(6).standard_normal((2000, 8)).astype(np.float32)
+    rows[1500, 0] = np.inf
+    np.save(folder / "rows.npy", rows)
+    more = {"encode__shard_rows": 1000, "encode__store_error": True, "train__rounds": 2}
+    config = config_of(folder, "rows.npy", "PQ4x4", source__invalid_rows="mask", **more, **keys)
+    run_here(config)
+    return config
+
+
+def test_xarray_opens_the_codes_by_the_names_of_their_axes(tmp_path: Path) -> None:
+    masked_run(tmp_path)
+    path = tmp_path / "out/v1/codes.zarr"
+    group = zarr.open_group(str(path), mode="r")
+    with xarray.open_zarr(path, consolidated=False, chunks=None) as found:
+        assert dict(found.sizes) == {"row": 2000, "column": 4, "codeword": 16}
+        assert found["codes"].dims == ("row", "column")
+        assert found["codes"].dtype == np.uint8
+        for name in ("codes", "valid", "sq_error", "code_counts"):
+            np.testing.assert_array_equal(found[name].values, np.asarray(group[name][...]))
+        assert int(found["valid"].sum()) == 1999
+        picked = found["codes"].isel(row=[3, 1999]).values
+    np.testing.assert_array_equal(picked, np.asarray(group["codes"][...])[[3, 1999]])
+    with xarray.open_zarr(path, group="shards", consolidated=False, chunks=None) as found:
+        assert found.sizes["shard"] == 2
+
+
+def test_codes_that_were_written_before_axes_had_names_are_as_good(tmp_path: Path) -> None:
+    """Nothing is encoded again, and nothing is called damaged."""
+    config = masked_run(tmp_path)
+    path = tmp_path / "out/v1/codes.zarr"
+    for file in path.rglob("zarr.json"):
+        document = json.loads(file.read_text())
+        if document["node_type"] == "array":
+            assert document.pop("dimension_names")
+            file.write_text(json.dumps(document))
+    before = read_with_zarr(path, ["codes", "valid", "sq_error"])
+    found = verify_output(Folder(str(tmp_path / "out")), config, SerialRunner(), Silent())
+    assert found["findings"] == []
+    assert set(statuses(run_here(config)).values()) == {"skipped"}
+    assert read_with_zarr(path, ["codes", "valid", "sq_error"]) == before
+    assert read_with_tensorstore(path, ["codes", "valid", "sq_error"]) == before

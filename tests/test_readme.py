@@ -59,6 +59,9 @@ def test_the_python_blocks_run_on_the_quickstart(
     assert names["rows"][:, 0].tolist() == [0, 1]
     assert names["restored"].shape == (3, 100)
     np.testing.assert_array_equal(names["again"], names["codes"][:3])
+    np.testing.assert_array_equal(names["restored"], names["quantizer"].decode(names["codes"][:3]))
+    assert names["found"].rows[:, 0].tolist() == [0, 1]
+    assert names["found"].distances.shape == (2, 3)
     script = runpy.run_path(str(ROOT / "configs/nearest_words.py"))
     script["main"].__globals__["OUTPUT"] = tmp_path / "runs/quickstart"
     monkeypatch.setattr("sys.argv", ["nearest_words.py", "monday"])

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import yaml
+import zarr
 from object_server import (
     ACCESS_KEY,
     BUCKET,
@@ -34,6 +36,7 @@ from store_runs import (
 )
 from typer.testing import CliRunner
 
+import vqpipe
 from vqpipe.cli import app
 from vqpipe.config import Config
 from vqpipe.config_file import make_config
@@ -42,6 +45,7 @@ from vqpipe.errors import AccessError, ConfigError, SourceError, StoreError, Vqp
 from vqpipe.pipeline.begin import begin_run
 from vqpipe.pipeline.verify import verify_output
 from vqpipe.progress import Silent
+from vqpipe.storage.arrays import store_at
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.objects.bucket import asked, bucket_of
@@ -145,6 +149,41 @@ def test_commands_take_urls(finished: Finished, tmp_path: Path) -> None:
     assert found["well"]
     assert (found["shards"], found["rows_compared"]) == (6, 600)
     assert command("prune", finished.output, "--json")["removals"] == []
+
+
+def test_codes_in_a_store_are_used_and_files_written_there(
+    finished: Finished, base: str, tmp_path: Path
+) -> None:
+    """As on a disk: what is found, decoded and exported is what the codes there say."""
+    line = (
+        "search",
+        finished.output,
+        "--queries",
+        finished.source,
+        "--queries-rows",
+        "5",
+        "--json",
+    )
+    codes = np.asarray(vqpipe.open_codes(finished.output)["codes"][...])
+    codebook = vqpipe.load_codebook(f"{finished.output}/v1/codebook.zarr")
+    wanted = codebook.decode(codes)
+    for answer, query in zip(command(*line)["answers"], vectors()[:5], strict=True):
+        distances = ((wanted - query) ** 2).sum(axis=1)
+        np.testing.assert_allclose(answer["distances"], np.sort(distances)[:10], rtol=1e-4)
+    command(*line, "--to", f"{base}/a.npy")
+    assert sorted(objects_of(base)) == ["a.distances.npy", "a.npy"]
+    decode = ("decode", finished.output, "--rows", "400:1700", "--json", "--to")
+    command(*decode, f"{base}/d.zarr")
+    array = zarr.open_array(store_at(f"{base}/d.zarr"), mode="r")
+    np.testing.assert_array_equal(np.asarray(array[...]), wanted[400:1700])
+    refused = CliRunner().invoke(app, [*decode, f"{base}/d.zarr"])
+    assert refused.exit_code == 2
+    command(*decode, f"{base}/d.zarr", "--overwrite")
+    export = ("export", finished.output, "--to", "parquet", "--json", "--out")
+    command(*export, f"{base}/codes.parquet")
+    (tmp_path / "codes.parquet").write_bytes(objects_of(base)["codes.parquet"])
+    table = pyarrow.parquet.read_table(tmp_path / "codes.parquet")
+    assert table["codes"].to_pylist() == codes.tolist()
 
 
 def test_damage_in_a_store_is_found_and_mended(memory: str, tmp_path: Path) -> None:

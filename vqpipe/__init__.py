@@ -2,7 +2,7 @@
 
 >>> import vqpipe
 >>> sorted(vqpipe.__all__)
-['load_codebook', 'open_codes', 'run']
+['decode', 'load_codebook', 'open_codes', 'run', 'search']
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vqpipe.api import load_codebook, open_codes, run
+    from vqpipe.api import decode, load_codebook, open_codes, run, search
 
-__all__ = ["load_codebook", "open_codes", "run"]
+__all__ = ["decode", "load_codebook", "open_codes", "run", "search"]
 
 
 def __getattr__(name: str) -> Any:

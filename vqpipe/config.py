@@ -240,7 +240,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     encode: EncodeConfig = EncodeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    export: list[Literal["faiss", "npy"]] = ["faiss"]
+    export: list[Literal["faiss", "npy", "parquet"]] = ["faiss"]
     """What to write beside the codes."""
     drift: DriftConfig = DriftConfig()
     memory_per_worker: Memory = ByteSize(2 << 30)

@@ -107,9 +107,7 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
     # A row as read, as float32, centred, and in float64 for its error.
     working = sizes.window_rows * (sizes.row_bytes + 3 * row_floats + moved)
     shard = sizes.shard_rows * (2 * sizes.spec.row_code_bytes + 1 + FLOAT64_BYTES)
-    # A block of distances, candidates as many as that if all are equal, and the lists they enter.
-    searched = SEARCH_BLOCK_ROWS * (2 * FLOAT32_BYTES + 6 * FLOAT64_BYTES)
-    search = sizes.queries * (searched + sizes.places * 4 * FLOAT64_BYTES + row_floats)
+    search = search_bytes(sizes.queries, sizes.places, sizes.dim)
     decoded = DECODED_ROWS * 3 * row_floats
     database = sizes.sample_shard_rows * (sizes.row_bytes + 2 * row_floats) if sizes.queries else 0
     return {
@@ -141,6 +139,13 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
         "evaluate": PROCESS_BYTES + codebook + shard + search + max(database, decoded),
         "export": PROCESS_BYTES + sizes.codebook_bytes + 3 * shard,
     }
+
+
+def search_bytes(queries: int, places: int, dim: int) -> int:
+    """Return the memory that a search of so many queries, for so many rows each, takes beside the rows."""
+    # A block of distances, candidates as many as that if all are equal, and the lists they enter.
+    searched = SEARCH_BLOCK_ROWS * (2 * FLOAT32_BYTES + 6 * FLOAT64_BYTES)
+    return queries * (searched + places * 4 * FLOAT64_BYTES + dim * FLOAT32_BYTES)
 
 
 def codebook_bytes(spec: CodebookSpec, dim: int) -> int:

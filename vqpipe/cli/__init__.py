@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vqpipe.cli.status import exit_statuses
+from vqpipe.cli.options import AsJson, OutputPath, call
+from vqpipe.cli.using import COMMANDS
 
 app = typer.Typer(
     name="vqpipe",
@@ -23,25 +23,13 @@ app = typer.Typer(
 ConfigPath = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file; see `vqpipe init`.")
 ]
-OutputPath = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="The folder, or URL, that a config calls output.")
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY.PATH=VALUE", help="Override a config value; can be given repeatedly."
     ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-]
 STAGE_NAMES = "ingest, sample, train, encode, evaluate, export or report"
-
-
-def _call(module: str, **arguments: Any) -> None:
-    """Load a command's module and run it, errors turned into exit statuses."""
-    with exit_statuses():
-        import_module(f"vqpipe.cli.{module}").execute(**arguments)
 
 
 @app.command(epilog="Example: `vqpipe run configs/quickstart.yaml --set codebook=PQ10`")
@@ -64,7 +52,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the pipeline; what is done already is not done again."""
-    _call(
+    call(
         "run",
         config=config,
         overrides=overrides or [],
@@ -79,7 +67,7 @@ def run(
 @app.command(epilog="Example: `vqpipe plan config.yaml --json`")
 def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run would do and why, and what it would take. Changes nothing."""
-    _call("plan", config=config, overrides=overrides or [], as_json=as_json)
+    call("plan", config=config, overrides=overrides or [], as_json=as_json)
 
 
 @app.command(epilog="Example: `vqpipe inspect runs/quickstart`")
@@ -90,7 +78,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what a source, a codebook, a code array or an output folder holds."""
-    _call("inspect", path=path, as_json=as_json)
+    call("inspect", path=path, as_json=as_json)
 
 
 @app.command(
@@ -119,7 +107,7 @@ def verify(
     Reads every shard's record, size and checksums, the codebook, samples, checkpoint, figures and exports of all
     generations, and encodes a sample of the rows again.
     """
-    _call("verify", output=output, repair=repair, rows=rows, as_json=as_json)
+    call("verify", output=output, repair=repair, rows=rows, as_json=as_json)
 
 
 @app.command(epilog="Example: `vqpipe prune runs/quickstart --yes`")
@@ -135,7 +123,7 @@ def prune(
     Never the current generation, nor the one that the last run worked on. With --yes it is refused while a run works
     in the output.
     """
-    _call("prune", output=output, yes=yes, as_json=as_json)
+    call("prune", output=output, yes=yes, as_json=as_json)
 
 
 @app.command(epilog="Example: `vqpipe doctor config.yaml --json`")
@@ -152,13 +140,13 @@ def doctor(
     Versions, CPU, the SIMD level and BLAS core type that FAISS chose, cores, memory, thread settings; of a config its
     source, output and cluster, as every worker sees them. Changes nothing.
     """
-    _call("doctor", config=config, overrides=overrides or [], as_json=as_json)
+    call("doctor", config=config, overrides=overrides or [], as_json=as_json)
 
 
 @app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")
 def schema() -> None:
     """Print the JSON Schema of the config."""
-    _call("schema")
+    call("schema")
 
 
 @app.command(epilog="Example: `vqpipe init vectors.npy > config.yaml`")
@@ -168,7 +156,11 @@ def init(
     ] = None,
 ) -> None:
     """Print a commented starter config."""
-    _call("init", source=source)
+    call("init", source=source)
+
+
+for command, example in COMMANDS:
+    app.command(epilog=example)(command)
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ evaluate:
   truth: null                 # with a file of queries: their nearest rows, {{uri: ...}}; all rows are searched
   rows: auto                  # rows that are searched: min(rows, 1,000,000), drawn uniformly
   recall_at: [1, 10, 100]
-export: [faiss]               # faiss, npy
+export: [faiss]               # faiss, npy, parquet
 drift: {{distortion: null}}     # warn when new rows' distortion exceeds held-out's by this factor, as 1.2
 keep_generations: 2           # that vqpipe prune leaves, besides the current one
 memory_per_worker: 2GiB       # the run refuses what cannot fit

@@ -10,6 +10,9 @@ from vqpipe.engines.dask import DaskRunner
 from vqpipe.engines.serial import SerialRunner
 from vqpipe.runner import Runner
 
+# To start a cluster takes some seconds: what one process does in this time it does sooner alone.
+ALONE_SECONDS = 20.0
+
 
 @contextmanager
 def make_runner(config: Config) -> Iterator[Runner]:
@@ -18,4 +21,17 @@ def make_runner(config: Config) -> Iterator[Runner]:
         yield SerialRunner()
         return
     with DaskRunner(config.cluster, int(config.memory_per_worker)) as runner:
+        yield runner
+
+
+@contextmanager
+def make_runner_for(config: Config | None, seconds: float) -> Iterator[Runner]:
+    """Give the runner for work of about so many seconds of one core: what is short is done in this process.
+
+    So is what is asked of an output whose config is not known.
+    """
+    if config is None or seconds < ALONE_SECONDS:
+        yield SerialRunner()
+        return
+    with make_runner(config) as runner:
         yield runner

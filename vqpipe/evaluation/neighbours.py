@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vqpipe.dtypes import Float32, Float64, Int64, Labels
-from vqpipe.memory import SEARCH_BLOCK_ROWS
+from vqpipe.codebook import Codebook
+from vqpipe.dtypes import Codes, Float32, Float64, Int64, Labels
+from vqpipe.memory import DECODED_ROWS, SEARCH_BLOCK_ROWS
 
 # A float32 product ranks the nearest row among its first few; float64 says which of them it is.
 SHORTLIST = 16
@@ -78,6 +79,23 @@ class Search:
         for start in range(0, len(rows), SEARCH_BLOCK_ROWS):
             stop = min(start + SEARCH_BLOCK_ROWS, len(rows))
             self._add_block(rows[start:stop], numbers[start:stop])
+
+    def add_codes(self, codebook: Codebook, codes: Codes, start: int, numbers: Int64) -> None:
+        """Search more rows by what their codes stand for, where rows are placed.
+
+        Parameters
+        ----------
+        codebook : Codebook
+        codes : unsigned array of shape (rows, columns)
+            Of consecutive rows.
+        start : int
+            Row number of the first of them.
+        numbers : int64 array
+            Row numbers, among theirs, that are searched; in order.
+        """
+        for first in range(0, len(numbers), DECODED_ROWS):
+            some = numbers[first : first + DECODED_ROWS]
+            self.add(codebook.decode_placed(codes[some - start]), some)
 
     def result(self) -> Neighbours:
         """Return the nearest of the rows so far."""

@@ -11,6 +11,7 @@ from vqpipe.codebook import CodebookSpec
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import CodebookError, ConfigError, OutputError
 from vqpipe.pipeline.evaluate import check_files
+from vqpipe.pipeline.export import check_formats
 from vqpipe.pipeline.generation import (
     STAGES_FILE,
     Generation,
@@ -59,6 +60,7 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     """
     output = Folder(config.output)
     _check_reach(config)
+    check_formats(config)
     output.check_writable()
     generations = list_generations(output)
     begun_from = state_of(generations)

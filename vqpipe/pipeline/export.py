@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint, say_changes
+from vqpipe.codebook import CodebookSpec
+from vqpipe.config import Config
+from vqpipe.pipeline.generation import EVALUATION_FILE, Generation, fingerprint, say_changes
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
+from vqpipe.progress import Progress
 from vqpipe.quantizer.faiss_index import packed_row_bytes
+from vqpipe.runner import Runner
 from vqpipe.shards import plan_shards
 from vqpipe.storage.codes import CodeArray, find_codes
+from vqpipe.storage.folder import Folder
+from vqpipe.storage.parquet_file import check_parquet
 from vqpipe.storage.place import place_of
+from vqpipe.storage.records import Records
 from vqpipe.tasks.export import ExportFile, ExportJob, export_file
 
 # Above this many bytes of packed codes the index is written in parts, by as many tasks.
@@ -27,6 +35,8 @@ def export_fingerprint(run: Run, codes: CodeArray) -> str:
 def need(run: Run) -> Need:
     """Say whether files must be written."""
     if not run.config.export:
+        if _has_outlived(run):
+            return Need("to do", "files that were added are of codes before these")
         return Need("done", "nothing is asked for")
     if run.digest is None or find_codes(run.generation.codes_path) is None:
         return Need("to do", "follows from encode")
@@ -39,17 +49,16 @@ def need(run: Run) -> Need:
         if lost:
             return Need("to do", f"{', '.join(lost)} is gone or cut")
         return Need("done", "neither the codes nor the export settings have changed")
-    was = {"files": list(run.generation.stage("export").get("files", {}))}
-    changes = say_changes("export", was, {"files": [file.name for file in files]})
-    return Need("to do", changes if was["files"] and changes else "the codes are new")
+    record = run.generation.stage("export")
+    before = [name for name in record.get("files", {}) if name not in record.get("added", [])]
+    changes = say_changes("export", {"files": before}, {"files": [file.name for file in files]})
+    return Need("to do", changes if before and changes else "the codes are new")
 
 
 def execute(run: Run) -> str:
     """Write the files that the config asks for."""
     codes = run.finished_codes()
     files = _files(run, codes)
-    if any("/" in file.name for file in files):
-        (run.generation.folder / "index").create()
     masked_rows = run.generation.folder.read_json(EVALUATION_FILE)["masked_rows"]
     job = ExportJob(
         run.generation.folder.path,
@@ -58,17 +67,87 @@ def execute(run: Run) -> str:
         run.finished_digest(),
         masked_rows,
     )
-    run.progress.begin("export", sum(file.stop - file.start for file in files), "rows")
+    written = write_files(files, job, run.runner, run.progress)
+    drop_other_index(run.generation, files)
+    now = tell_codes(codes, run.records())
+    kept = keep_added(run.generation, now, written)
+    run.generation.mark_done(
+        "export",
+        export_fingerprint(run, codes),
+        files={**written, **kept},
+        added=sorted(kept),
+        codes=now,
+    )
+    return ", ".join(file.name for file in files) or "files that were added are removed"
+
+
+def _has_outlived(run: Run) -> bool:
+    """Say whether files were added of codes that have changed since."""
+    record = run.generation.stage("export")
+    if not record.get("added") or find_codes(run.generation.codes_path) is None:
+        return False
+    return record.get("codes") != tell_codes(run.codes(), run.records())
+
+
+def tell_codes(codes: CodeArray, records: Records) -> str:
+    """Return what tells the codes that files are made from."""
+    return fingerprint([codes.rows], records.digest)
+
+
+def keep_added(
+    generation: Generation, now: str, written: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the records of files that `vqpipe export` added before, and that are still right.
+
+    Those of codes that have changed since are removed: they would be taken for files of these.
+    """
+    record = generation.stage("export")
+    others = {
+        name: facts
+        for name, facts in record.get("files", {}).items()
+        if name in record.get("added", []) and name not in written
+    }
+    if record.get("codes") == now:
+        return others
+    for name in others:
+        generation.folder.remove(name)
+    return {}
+
+
+def write_files(
+    files: Sequence[ExportFile], job: ExportJob, runner: Runner, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Write files of one format or several, each whole, and return what was written by their names."""
+    folder = Folder(job.folder)
+    if any("/" in file.name for file in files):
+        (folder / "index").create()
+    progress.begin("export", sum(file.stop - file.start for file in files), "rows")
     written: dict[str, dict[str, Any]] = {}
-    for outcome in run.runner.map(export_file, files, job):
+    for outcome in runner.map(export_file, files, job):
         written[outcome.item.name] = asdict(outcome.value())
-        run.progress.advance(outcome.item.stop - outcome.item.start)
-    if "faiss" in run.config.export:
-        # One index or parts of it: what rows that were added have replaced would be searched as if it were all.
-        run.generation.folder.remove("index.faiss" if files[0].is_part else "index")
-    ordered = {file.name: written[file.name] for file in files}
-    run.generation.mark_done("export", export_fingerprint(run, codes), files=ordered)
-    return ", ".join(file.name for file in files)
+        progress.advance(outcome.item.stop - outcome.item.start)
+    return {file.name: written[file.name] for file in files}
+
+
+def drop_other_index(generation: Generation, files: Sequence[ExportFile]) -> None:
+    """Remove the parts of an index that is one file now, or the one file of an index that is in parts.
+
+    What rows that were added have replaced would be searched as if it were all.
+    """
+    for file in files[:1]:
+        if file.format == "faiss":
+            generation.folder.remove("index.faiss" if file.is_part else "index")
+
+
+def check_formats(config: Config) -> None:
+    """Refuse a format that nothing here can write, before anything is computed.
+
+    Raises
+    ------
+    OutputError
+    """
+    if "parquet" in config.export:
+        check_parquet()
 
 
 def _is_there(run: Run, file: ExportFile) -> bool:
@@ -82,9 +161,14 @@ def _is_there(run: Run, file: ExportFile) -> bool:
 
 
 def _files(run: Run, codes: CodeArray) -> list[ExportFile]:
+    return plan_files(codes, run.spec, run.config.export)
+
+
+def plan_files(codes: CodeArray, spec: CodebookSpec, formats: Collection[str]) -> list[ExportFile]:
+    """Return the files of a generation's folder that formats ask for; the index comes first."""
     files: list[ExportFile] = []
-    if "faiss" in run.config.export:
-        row_bytes = packed_row_bytes(run.spec.columns, run.spec.k)
+    if "faiss" in formats:
+        row_bytes = packed_row_bytes(spec.columns, spec.k)
         part_rows = SINGLE_INDEX_BYTES // row_bytes
         if codes.rows <= part_rows:
             files.append(ExportFile("index.faiss", "faiss", 0, codes.rows))
@@ -94,8 +178,10 @@ def _files(run: Run, codes: CodeArray) -> list[ExportFile]:
                 ExportFile(f"index/{part.start}.faiss", "faiss", part.start, part.stop, True)
                 for part in plan_shards(codes.rows, whole)
             ]
-    if "npy" in run.config.export:
+    if "npy" in formats:
         files.append(ExportFile("codes.npy", "npy", 0, codes.rows))
+    if "parquet" in formats:
+        files.append(ExportFile("codes.parquet", "parquet", 0, codes.rows))
     return files
 
 

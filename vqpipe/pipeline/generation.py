@@ -18,7 +18,7 @@ _FACTS = ("source", "settings", "fingerprints", "stages")
 
 _HEX = re.compile("[0-9a-f]{64}")
 _NAME = re.compile(r"v[0-9]+")
-_EXPORTED = re.compile(r"codes\.npy|index\.faiss|index/[0-9]+\.faiss")
+_EXPORTED = re.compile(r"codes\.(npy|parquet)|index\.faiss|index/[0-9]+\.faiss")
 
 STAGES_FILE = "stages.json"
 CURRENT_FILE = "current"
@@ -203,7 +203,7 @@ def _is_stage(record: object) -> bool:
     if not isinstance(record, dict):
         return False
     warnings = record.get("warnings", [])
-    files = record.get("files", {})
+    files, added = record.get("files", {}), record.get("added", [])
     return (
         isinstance(record.get("state"), str)
         and isinstance(record.get("fingerprint", ""), str)
@@ -213,6 +213,8 @@ def _is_stage(record: object) -> bool:
         and all(isinstance(message, str) for message in warnings)
         and isinstance(files, dict)
         and isinstance(record.get("settings", {}), dict)
+        and isinstance(added, list)
+        and all(isinstance(name, str) for name in added)
         # Names of exported files: they stay inside the generation.
         and all(_EXPORTED.fullmatch(name) and _is_export(files[name]) for name in files)
     )

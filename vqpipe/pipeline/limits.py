@@ -98,6 +98,8 @@ def plan_disk(run: Run) -> dict[str, int]:
     exports = {
         "faiss": packed_row_bytes(run.spec.columns, run.spec.k),
         "npy": run.spec.row_code_bytes,
+        # Row number, id and squared error, and of each code a bit or two beside it.
+        "parquet": 2 * run.spec.row_code_bytes + 24,
     }
     planned["export"] = rows * sum(exports[name] for name in set(run.config.export))
     return planned

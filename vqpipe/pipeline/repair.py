@@ -39,6 +39,8 @@ def repair_output(output: Folder, findings: Sequence[Mapping[str, Any]]) -> None
                 (output / name).remove(rest)
         else:
             output.remove(path)
+            if what == "export":
+                _forget_export(output, name, rest)
     vectors = find_vectors(output.file(VECTORS_NAME)) if converted else None
     if vectors is not None:
         vectors.forget(converted)
@@ -57,3 +59,12 @@ def _undo(output: Folder, name: str, stage: str) -> None:
     for generation in generations:
         generation.facts["stages"].pop(stage, None)
         generation.save()
+
+
+def _forget_export(output: Folder, name: str, file: str) -> None:
+    """Take an exported file as never written: the stage writes again what the config asks for."""
+    for generation in find_generations(output)[0]:
+        record = generation.stage("export")
+        if generation.name == name and record.get("files", {}).pop(file, None) is not None:
+            record["added"] = [one for one in record.get("added", []) if one != file]
+            generation.save()

@@ -19,18 +19,17 @@ from vqpipe.pipeline.check import (
     check_vectors,
 )
 from vqpipe.pipeline.generation import EVALUATION_FILE, STAGES_FILE, Generation, find_generations
+from vqpipe.pipeline.recorded import recorded_source
 from vqpipe.pipeline.repair import repair_output
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
 from vqpipe.shards import Shard
-from vqpipe.sources import VectorArray, open_source
-from vqpipe.sources.conversion import by_way_of_vectors
+from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.storage.records import Records
 from vqpipe.storage.summary import check_summary, summary_path
-from vqpipe.storage.vectors import VECTORS_NAME
 from vqpipe.tasks.verify import ShardCheck, VerifyJob, verify_shard
 
 ROWS_PER_SHARD = 100
@@ -218,26 +217,7 @@ def _source(check: Check, generation: Generation) -> VectorArray | None:
     """Return the source of a generation, where the config still names it."""
     if check.config is None or not check.rows:
         return None
-    named = check.config.source
-    was = generation.facts["source"]
-    try:
-        source = open_source(
-            named.uri, named.format, named.key, named.rows, generation.known_files, ids=named.ids
-        )
-        source = by_way_of_vectors(source, check.output.file(VECTORS_NAME))
-    except InputError as error:
-        check.notes.append(f"{generation.name}: rows were not compared: {error}")
-        return None
-    now = {
-        "uri": list(named.uri) if isinstance(named.uri, list) else named.uri,
-        "key": source.key,
-        "metric": named.metric,
-        "dim": source.dim,
-        "dtype": source.dtype,
-    }
-    if any(was[key] != now[key] for key in now):
-        check.notes.append(
-            f"{generation.name}: rows were not compared: it was made from another source"
-        )
-        return None
+    source, why = recorded_source(check.config, generation)
+    if source is None:
+        check.notes.append(f"{generation.name}: rows were not compared: {why}")
     return source

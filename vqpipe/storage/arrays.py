@@ -26,6 +26,22 @@ SHARD_BYTES = 64 << 20
 # What crc32c adds to a chunk.
 CHECKSUM_BYTES = 4
 
+# What the axes of the arrays of codes.zarr are called: readers that label axes (xarray) open a group only where all
+# of its arrays have such names.
+AXES: dict[str, tuple[str, ...]] = {
+    "codes": ("row", "column"),
+    "valid": ("row",),
+    "sq_error": ("row",),
+    "ids": ("row",),
+    "code_counts": ("column", "codeword"),
+    "shards/ids_signature": ("shard", "signature_byte"),
+    "shards/source_signature": ("shard", "signature_byte"),
+    "shards/source_stamp": ("shard", "stamp_byte"),
+    "shards/stored_bytes": ("shard",),
+    "shards/squared_error": ("shard",),
+    "shards/summary": ("summary_byte",),
+}
+
 
 @contextmanager
 def found_whole(what: str) -> Iterator[None]:
@@ -124,6 +140,7 @@ def make_floats(
         compressors=[Crc32cCodec()],
         fill_value=0,
         config={"write_empty_chunks": True},
+        dimension_names=AXES.get(name),
         overwrite=True,
     )
 
@@ -153,6 +170,7 @@ def make_integers(
         fill_value=fill_value,
         # A shard of nothing but code 0 is stored like any other: what is missing is not done.
         config={"write_empty_chunks": True},
+        dimension_names=AXES.get(name),
         overwrite=True,
     )
 
@@ -168,6 +186,7 @@ def make_records(
         dtype=dtype,
         compressors=[Crc32cCodec()],
         fill_value=fill_value,
+        dimension_names=AXES.get(name),
         overwrite=True,
     )
 
@@ -230,8 +249,9 @@ def write_raw(group: zarr.Group, name: str, data: bytes) -> None:
     """Write bytes as they are, as an array of one chunk."""
     size = max(1, len(data))
     array = group.create_array(
-        name, shape=(size,), chunks=(size,), dtype="uint8", compressors=None, overwrite=True
-    )
+        name, shape=(size,), chunks=(size,), dtype="uint8", compressors=None,
+        dimension_names=AXES.get(name), overwrite=True,
+    )  # fmt: skip
     array[: len(data)] = np.frombuffer(data, np.uint8)
 
 

@@ -11,7 +11,6 @@ from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Float32, Int64
 from vqpipe.evaluation.measures import CodeUse, Spread, count_codes
 from vqpipe.evaluation.neighbours import SHORTLIST, Neighbours, Search, rerank, search_rows
-from vqpipe.memory import DECODED_ROWS
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
@@ -193,8 +192,6 @@ def search_codes(stretch: Shard, job: SearchJob) -> CodeSearch:
             else:
                 here = slice(*np.searchsorted(searched, (shard.start, shard.stop)).tolist())
                 numbers = searched[here][valid[searched[here] - shard.start]]
-            for first in range(0, len(numbers), DECODED_ROWS):
-                some = numbers[first : first + DECODED_ROWS]
-                search.add(codebook.decode_placed(codes[some - shard.start]), some)
+            search.add_codes(codebook, codes, shard.start, numbers)
     nearest = Neighbours.none(0, 0) if search is None else search.result()
     return CodeSearch(use, nearest, valid_rows, new_use)

@@ -1,13 +1,14 @@
-"""Export: codes as a FAISS index or as plain ``.npy``, streamed shard by shard."""
+"""Export: codes as a FAISS index, as plain ``.npy`` or as Parquet, streamed shard by shard."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqpipe.dtypes import Codes, Int64
 from vqpipe.quantizer.faiss_index import write_index
@@ -15,9 +16,15 @@ from vqpipe.shards import Shard, plan_shards
 from vqpipe.storage.codebook_file import cached_quantizer
 from vqpipe.storage.codes import CodeArray
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.npy_file import write_npy_header
+from vqpipe.storage.parquet_file import Column, Piece, write_parquet
+from vqpipe.storage.picked_rows import has_ids, read_ids
 from vqpipe.storage.place import place_of
 
 _PIECE_ROWS = 1 << 20
+
+Format = Literal["faiss", "npy", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +34,9 @@ class ExportFile:
     Attributes
     ----------
     name : str
-        Relative to the generation's folder.
+        Relative to the folder that it is written to.
     format : str
-        ``faiss`` or ``npy``.
+        ``faiss``, ``npy`` or ``parquet``.
     start, stop : int
         Rows.
     is_part : bool
@@ -37,7 +44,7 @@ class ExportFile:
     """
 
     name: str
-    format: Literal["faiss", "npy"]
+    format: Format
     start: int
     stop: int
     is_part: bool = False
@@ -45,9 +52,19 @@ class ExportFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportJob:
-    """What every export task is told."""
+    """What every export task is told.
 
-    generation: str
+    Attributes
+    ----------
+    folder : str
+        Where the files are written.
+    codes : CodeArray
+    codebook, digest : str
+    masked_rows : int
+        How many there are; they are left out of an index and of Parquet.
+    """
+
+    folder: str
     codes: CodeArray
     codebook: str
     digest: str
@@ -56,7 +73,7 @@ class ExportJob:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: its rows (masked ones are left out of an index), its size and its SHA-256."""
+    """What was written: its rows (masked ones are left out of all but npy), its size and its SHA-256."""
 
     rows: int
     bytes: int
@@ -65,8 +82,9 @@ class Exported:
 
 def export_file(file: ExportFile, job: ExportJob) -> Exported:
     """Write one exported file whole."""
-    with Folder(job.generation).writing(file.name) as out:
-        rows = _write_npy(out, file, job) if file.format == "npy" else _write_faiss(out, file, job)
+    write = {"faiss": _write_faiss, "npy": _write_npy, "parquet": _write_parquet}[file.format]
+    with Folder(job.folder).writing(file.name) as out:
+        rows = write(out, file, job)
         size = out.tell()
         out.seek(0)
         return Exported(rows, size, _hash(out))
@@ -97,13 +115,48 @@ def _write_faiss(out: BinaryIO, file: ExportFile, job: ExportJob) -> int:
 
 def _write_npy(out: BinaryIO, file: ExportFile, job: ExportJob) -> int:
     rows = file.stop - file.start
-    descr = np.lib.format.dtype_to_descr(np.dtype(job.codes.dtype))
-    header = {"descr": descr, "fortran_order": False, "shape": (rows, job.codes.columns)}
-    np.lib.format.write_array_header_1_0(out, header)
+    write_npy_header(out, job.codes.dtype, (rows, job.codes.columns))
     out.writelines(
         np.ascontiguousarray(job.codes.read(shard)[0]).data for shard in _pieces(file, job.codes)
     )
     return rows
+
+
+def _write_parquet(out: BinaryIO, file: ExportFile, job: ExportJob) -> int:
+    codebook = cached_quantizer(job.codebook, job.digest).codebook
+    id_dtype = has_ids(job.codes)
+    columns = [Column("row", "int64"), *([Column("id", id_dtype)] if id_dtype else [])]
+    # A row of a cluster has a label; what else has codes has several, which belong together.
+    is_label = codebook.kind == "KM"
+    columns.append(
+        Column("label", job.codes.dtype)
+        if is_label
+        else Column("codes", job.codes.dtype, job.codes.columns)
+    )
+    if job.codes.store_error:
+        columns.append(Column("sq_error", "float32"))
+    facts = {
+        "vqpipe.codebook": str(codebook.spec),
+        "vqpipe.codebook_digest": codebook.digest,
+        "vqpipe.metric": codebook.metric,
+    }
+    return write_parquet(out, columns, _tables(file, job, is_label=is_label), facts)
+
+
+def _tables(file: ExportFile, job: ExportJob, *, is_label: bool) -> Iterator[Piece]:
+    """Yield the valid rows as columns."""
+    for piece in _pieces(file, job.codes):
+        codes, valid = job.codes.read(piece)
+        table: dict[str, NDArray[Any]] = {
+            "row": np.arange(piece.start, piece.stop)[valid],
+            **({"label": codes[valid, 0]} if is_label else {"codes": codes[valid]}),
+        }
+        ids, errors = read_ids(job.codes, piece.start, piece.stop), job.codes.read_errors(piece)
+        if ids is not None:
+            table["id"] = ids[valid]
+        if errors is not None:
+            table["sq_error"] = errors[valid].astype(np.float32)
+        yield table
 
 
 def _pieces(file: ExportFile, codes: CodeArray) -> Iterator[Shard]:

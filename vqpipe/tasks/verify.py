@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from vqpipe.quantizer import Quantizer
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
+from vqpipe.sources.picked import read_picked
 from vqpipe.storage.code_ids import ids_fault
 from vqpipe.storage.codebook_file import cached_quantizer
 from vqpipe.storage.codes import CodeArray
@@ -173,10 +173,9 @@ def _differing(
     drawn = rng.choice(shard.rows, min(job.rows, shard.rows), replace=False)
     places: Int64 = np.sort(drawn).astype(np.int64)
     differs: list[int] = []
-    for some in _by_chunk(places, shard.start, source.chunk_rows):
-        first = int(some[0])
-        read = source.read(shard.start + first, shard.start + int(some[-1]) + 1)
-        rows, usable = prepare_rows(read[some - first], quantizer.codebook.metric)
+    for here, stored_rows in read_picked(source, shard.start + places):
+        some = places[here]
+        rows, usable = prepare_rows(stored_rows, quantizer.codebook.metric)
         norms = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
         centred = quantizer.centre(rows)
         nearest = quantizer.squared_errors(centred, quantizer.assign(centred))
@@ -185,12 +184,6 @@ def _differing(
         wrong = (usable & far) | (usable != valid[some])
         differs += some[wrong].tolist()
     return places, differs
-
-
-def _by_chunk(places: Int64, start: int, chunk_rows: int) -> Iterator[Int64]:
-    """Yield sorted places in groups whose rows decode together, so that no chunk is decoded twice."""
-    for _, group in groupby(places.tolist(), key=lambda place: (start + place) // chunk_rows):
-        yield np.array(list(group), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
