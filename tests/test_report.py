@@ -453,10 +453,10 @@ def test_dead_codewords_are_marked() -> None:
     drawn = Page(render_report(make_facts(code_counts=np.array([[9, 0, 4, 0], [1, 1, 1, 1]]))))
     (dead,) = [data for data in data_of(drawn.plots[3]) if "dead" in data]
     assert dead == {"rank": [3, 4], "dead": [2, 2], "column": [0, 0]}
-    assert "Crosses: dead codewords" in drawn.text
+    assert "Dead codewords stand for no row" in drawn.text
     whole = Page(render_report(make_facts(code_counts=np.array([[9, 3, 4, 1], [1, 1, 1, 1]]))))
     assert not [data for data in data_of(whole.plots[3]) if "dead" in data]
-    assert "Crosses" not in whole.text
+    assert "Dead codewords stand" not in whole.text
 
 
 @pytest.mark.parametrize("counts", [[[7]], [[0, 0]], [[]], [[1] * 3, [0] * 3]])
@@ -526,7 +526,7 @@ def test_ticks_of_logarithmic_axes_are_few_and_round() -> None:
 
 def test_each_colour_has_its_fellow_in_the_dark() -> None:
     """The page's script finds colours by their text, so no two may be the same."""
-    shades = [shade for colour in COLOURS for shade in colour]
+    shades = [shade for colour in COLOURS for shade in (colour.light, colour.dark)]
     assert len(set(shades)) == 2 * len(COLOURS)
     html = render_report(make_facts())
     for colour in COLOURS:

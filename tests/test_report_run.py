@@ -201,6 +201,11 @@ PIXELS = """(element) => {
   return found;
 }"""
 
+
+def rgb(colour: str) -> str:
+    return f"rgb({','.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))})"
+
+
 DESKTOP = {"viewport": {"width": 1200, "height": 900}, "color_scheme": "light"}
 PHONE = {"viewport": {"width": PHONE_WIDTH, "height": 740}, "is_mobile": True, "has_touch": True}
 
@@ -208,7 +213,7 @@ PHONE = {"viewport": {"width": PHONE_WIDTH, "height": 740}, "is_mobile": True, "
 @pytest.mark.parametrize("visit", [DESKTOP], indirect=True, ids=["desktop"])
 def test_plots_are_drawn_tell_their_figures_and_follow_the_colour_scheme(visit: Visit) -> None:
     page = visit.page
-    lights, darks = ({colour[place] for colour in COLOURS} for place in (0, 1))
+    lights, darks = {colour.light for colour in COLOURS}, {colour.dark for colour in COLOURS}
     light = visit.plots(PIXELS)
     assert len(light) == PLOTS
     for pixels in light:
@@ -246,7 +251,10 @@ def test_plots_are_drawn_tell_their_figures_and_follow_the_colour_scheme(visit: 
     assert len(drawings) == PLOTS
     for drawing, right in drawings:
         assert 0 < right <= 1200
-        assert not any(shade in drawing for shade in darks)
+        # Only what is written as text can be given other colours.
+        assert "<image" not in drawing
+        assert not any(shade in drawing for dark in darks for shade in (dark, rgb(dark)))
+        assert any(shade in drawing for light in lights for shade in (light, rgb(light)))
     page.emulate_media(media="screen")
     paper = page.pdf(format="A4")
     assert page.locator(".paper").count() == 0

@@ -28,20 +28,31 @@ MAX_POINTS = 2000
 class Colour(NamedTuple):
     """A colour on light paper, and what takes its place on a dark screen: each is told from all others."""
 
+    name: str
     light: str
     dark: str
 
 
-INK = Colour("#4b5158", "#b4bac1")
-RULE = Colour("#e3e6e9", "#2d3238")
-BLUE = Colour("#2a6fc9", "#6aa9ff")
-AREA = Colour("#9dbfe9", "#355f96")
-ORANGE = Colour("#c8610f", "#f2a155")
-RED = Colour("#c62f28", "#ff7d74")
+INK = Colour("ink", "#4b5158", "#b4bac1")
+RULE = Colour("rule", "#e3e6e9", "#2d3238")
+BLUE = Colour("blue", "#2a6fc9", "#6aa9ff")
+AREA = Colour("area", "#9dbfe9", "#355f96")
+ORANGE = Colour("orange", "#c8610f", "#f2a155")
+RED = Colour("red", "#c62f28", "#ff7d74")
 COLOURS = (INK, RULE, BLUE, AREA, ORANGE, RED)
 
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 _SIZE = "12px"
+
+
+def palette() -> str:
+    """Return the colours as variables of a style sheet: for what the page itself says of the plots."""
+    light, dark = (
+        " ".join(f"--plot-{colour.name}: {getattr(colour, shade)};" for colour in COLOURS)
+        for shade in ("light", "dark")
+    )
+    on_screen = "@media screen and (prefers-color-scheme: dark)"
+    return f":root {{ {light} }}\n{on_screen} {{ :root {{ {dark} }} }}"
 
 
 def plot_script() -> str:
@@ -148,17 +159,6 @@ def add_hover(
         mode=mode,
     )
     plot.add_tools(hover)
-
-
-def style_legend(plot: Any, place: str = "top_right") -> None:
-    """Show which mark is which, without a box."""
-    plot.legend.location = place
-    plot.legend.background_fill_color = plot.legend.border_line_color = None
-    plot.legend.label_text_color = INK.light
-    plot.legend.label_text_font_size = _SIZE
-    plot.legend.label_text_font = _FONT
-    plot.legend.padding = plot.legend.margin = 4
-    plot.legend.spacing = 0
 
 
 def add_labels(plot: Any, x: str, y: str, text: str, source: Any) -> None:

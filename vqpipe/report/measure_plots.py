@@ -18,6 +18,7 @@ from vqpipe.report.drawing import (
     MAX_POINTS,
     ORANGE,
     RED,
+    Colour,
     add_hover,
     add_labels,
     add_line_across,
@@ -26,7 +27,6 @@ from vqpipe.report.drawing import (
     log_ticks,
     set_ticks,
     spread_picks,
-    style_legend,
     to_json,
     write_numbers,
 )
@@ -71,7 +71,7 @@ def plot_training(history: Sequence[Mapping[str, Any]], target: str) -> str:
         fields = ("round", "rows_seen", "dead", "moved")
         data = {field: [entry.get(field) for entry in shown] for field in fields}
         source = ColumnDataSource({**data, "distortion": [float(entry[key]) for entry in shown]})
-        look = {"source": source, "color": colour.light, "name": name, "legend_label": name}
+        look = {"source": source, "color": colour.light, "name": name}
         plot.line("round", "distortion", line_width=width, **look)
         size = 6 if key == "heldout" or len(shown) == 1 else 3
         marks.append(plot.scatter("round", "distortion", size=size, **look))
@@ -86,7 +86,6 @@ def plot_training(history: Sequence[Mapping[str, Any]], target: str) -> str:
         ("moved", "@moved{0,0}"),
     ]
     add_hover(plot, marks, tooltips, ["distortion"], mode="vline")
-    style_legend(plot)
     return to_json(plot, target)
 
 
@@ -125,9 +124,9 @@ def plot_code_use(code_counts: Int64, least_even: int, target: str) -> str:
     least, most = (float(alive.min()), float(alive.max())) if len(alive) else (1.0, 1.0)
     plot = empty_figure("codewords, most used first", "uses / mean", y_axis_type="log")
     others = {column: curve for column, curve in curves.items() if column != least_even}
-    lines = [_draw_use(plot, others, BLUE, "other columns")] if others else []
-    colour, name = (ORANGE, f"column {least_even:,}, the least even") if others else (BLUE, "used")
-    lines.append(_draw_use(plot, {least_even: curves[least_even]}, colour, name))
+    lines = [_draw_use(plot, others, BLUE)] if others else []
+    colour = ORANGE if others else BLUE
+    lines.append(_draw_use(plot, {least_even: curves[least_even]}, colour))
     dead = _draw_dead(plot, curves, least / 2)
     for share in (1.0, STARVED_SHARE):
         add_line_across(plot, share)
@@ -136,7 +135,6 @@ def plot_code_use(code_counts: Int64, least_even: int, target: str) -> str:
     uses = [("uses", "@uses{0,0}"), ("of the mean", "@share{%.4g}")]
     add_hover(plot, lines, where + uses, ["share"])
     add_hover(plot, dead, [*where, ("dead in the column", "@dead{0,0}")])
-    style_legend(plot)
     return to_json(plot, target)
 
 
@@ -249,7 +247,7 @@ def _sorted_use(counts: Int64, limit: int) -> dict[str, Any]:
     return {"rank": np.array(picks) + 1, "uses": kept, "share": kept / mean, "dead": dead}
 
 
-def _draw_use(plot: Any, curves: Mapping[int, dict[str, Any]], colour: Any, name: str) -> Any:
+def _draw_use(plot: Any, curves: Mapping[int, dict[str, Any]], colour: Colour) -> Any:
     """Draw the used codewords of some columns as one mark: a gap ends each column's line."""
     fields: dict[str, list[Any]] = {"rank": [], "uses": [], "share": [], "column": []}
     for column, curve in curves.items():
@@ -262,7 +260,6 @@ def _draw_use(plot: Any, curves: Mapping[int, dict[str, Any]], colour: Any, name
         "rank",
         "share",
         source=ColumnDataSource(fields),
-        legend_label=name,
         line_color=colour.light,
         line_alpha=0.45 if many else 1.0,
         line_width=1.2 if many else 2.2,
@@ -288,6 +285,5 @@ def _draw_dead(plot: Any, curves: Mapping[int, dict[str, Any]], height: float) -
             size=8,
             color=RED.light,
             line_width=2,
-            legend_label="dead",
         )
     ]

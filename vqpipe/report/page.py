@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from vqpipe.report.absent import absent
-from vqpipe.report.drawing import COLOURS, plot_script
+from vqpipe.report.drawing import BLUE, COLOURS, INK, ORANGE, RED, Colour, palette, plot_script
 from vqpipe.report.facts import ReportFacts, format_bytes, format_number, format_seconds
 from vqpipe.report.headlines import (
     cards,
@@ -39,11 +39,16 @@ MOST_CONFIG_CHARACTERS = 100_000
 MOST_TABLE_COLUMNS = 1024
 
 
+# What each colour of a plot stands for.
+_Key = list[tuple[Colour, str]]
+
+
 class _Plot(NamedTuple):
     target: str
     title: str
     note: str
     item: str
+    key: _Key
 
 
 def render_report(facts: ReportFacts) -> str:
@@ -79,8 +84,10 @@ def render_report(facts: ReportFacts) -> str:
         config=facts.config_text[:MOST_CONFIG_CHARACTERS],
         config_is_cut=len(facts.config_text) > MOST_CONFIG_CHARACTERS,
         snippets=snippets(facts),
-        style=_text("page.css"),
-        script=_text("page.js").replace('"COLOURS"', json.dumps(COLOURS)),
+        style=f"{palette()}\n{_text('page.css')}",
+        script=_text("page.js").replace(
+            '"COLOURS"', json.dumps([colour[1:] for colour in COLOURS])
+        ),
         plot_script=plot_script(),
     )
 
@@ -92,23 +99,26 @@ def _text(name: str) -> str:
 def _plots(facts: ReportFacts) -> Iterator[_Plot]:
     if facts.history:
         item = plot_training(facts.history, "plot-training")
-        yield _Plot("plot-training", "Training", _training_note(facts), item)
+        key: _Key = [(BLUE, "held-out rows"), (ORANGE, "training rows")]
+        yield _Plot("plot-training", "Training", _training_note(facts), item, key)
     recall = recall_at(facts)
     if recall:
         note = "The share of queries whose exact nearest row is among the k rows nearest by code."
-        yield _Plot("plot-recall", "Recall", note, plot_recall(recall, "plot-recall"))
+        yield _Plot("plot-recall", "Recall", note, plot_recall(recall, "plot-recall"), [])
     histogram = read_histogram(facts.evaluation.get("error_histogram"))
     if histogram is not None:
         item = plot_errors(histogram, facts.evaluation.get("distortion"), "plot-errors")
-        yield _Plot("plot-errors", "Errors of rows", _errors_note(facts, histogram), item)
+        key = [(ORANGE, "the mean, which is the distortion")]
+        yield _Plot("plot-errors", "Errors of rows", _errors_note(facts, histogram), item, key)
     if facts.code_counts.size:
         column = least_even(facts)
         item = plot_code_use(facts.code_counts, column, "plot-code-use")
         note = _use_note(facts, len(drawn_columns(facts.code_counts, column)))
-        yield _Plot("plot-code-use", "Use of codewords", note, item)
+        yield _Plot("plot-code-use", "Use of codewords", note, item, _use_key(facts, column))
     pace = read_pace(facts.pace)
     if pace is not None:
-        yield _Plot("plot-pace", "Pace of encoding", _pace_note(pace), plot_pace(pace, "plot-pace"))
+        item = plot_pace(pace, "plot-pace")
+        yield _Plot("plot-pace", "Pace of encoding", _pace_note(pace), item, [(ORANGE, "the mean")])
     yield from _drift_plots(facts)
 
 
@@ -116,17 +126,19 @@ def _drift_plots(facts: ReportFacts) -> Iterator[_Plot]:
     increments = read_increments(facts.evaluation)
     if any(one.ratio is not None for one in increments):
         note = f"Distortion of the rows that came or changed, over that of {drift_against(facts)}."
+        key = [(BLUE, "ratio"), (INK, "as good as those")]
         if facts.drift_allowed is not None:
-            note += f" Red: {facts.drift_allowed:g}, past which a run warns."
+            key.append((RED, f"{facts.drift_allowed:g}: past it a run warns"))
         item = plot_ratios(increments, facts.drift_allowed, "plot-ratios")
-        yield _Plot("plot-ratios", "Drift: distortion", note, item)
+        yield _Plot("plot-ratios", "Drift: distortion", note, item, key)
     if increments:
         note = (
             "Jensen-Shannon divergence of their codes from those of the rows before: 0 alike, 1 bit nothing in "
             "common."
         )
         item = plot_divergence(increments, "plot-divergence")
-        yield _Plot("plot-divergence", "Drift: use of codewords", note, item)
+        key = [(BLUE, "mean of columns"), (ORANGE, "the column with most")]
+        yield _Plot("plot-divergence", "Drift: use of codewords", note, item, key)
 
 
 def _training_note(facts: ReportFacts) -> str:
@@ -144,17 +156,26 @@ def _errors_note(facts: ReportFacts, histogram: Histogram) -> str:
     )
     note = (
         f"Of {histogram.rows:,} {rows_measured(facts)}. Half are at or below {median}, 95% {most}, 99% "
-        f"{nearly_all}; dashed: the mean, which is the distortion."
+        f"{nearly_all}."
     )
     if histogram.zero:
         note += f" {histogram.zero:,} are restored exactly and not drawn."
     return note
 
 
-def _use_note(facts: ReportFacts, drawn: int) -> str:
-    note = "A line per column. Dashed: the mean, and the tenth of it below which a codeword is starved."
+def _use_key(facts: ReportFacts, least: int) -> _Key:
+    key = [(BLUE, "the column")]
+    if len(facts.code_counts) > 1:
+        key = [(BLUE, "a column each"), (ORANGE, f"column {least:,}, the least even")]
     if not facts.code_counts.all():
-        note += " Crosses: dead codewords, which stand for no row."
+        key.append((RED, "dead"))
+    return key
+
+
+def _use_note(facts: ReportFacts, drawn: int) -> str:
+    note = "Dashed: the mean, and the tenth of it below which a codeword is starved."
+    if not facts.code_counts.all():
+        note += " Dead codewords stand for no row."
     left_out = len(facts.code_counts) - drawn
     if left_out:
         note += f" {drawn:,} columns are drawn, {left_out:,} are left out."
@@ -162,7 +183,7 @@ def _use_note(facts: ReportFacts, drawn: int) -> str:
 
 
 def _pace_note(pace: Pace) -> str:
-    note = f"{pace.rows:,} rows in {format_seconds(pace.seconds)}, as they were encoded last; dashed: the mean."
+    note = f"{pace.rows:,} rows in {format_seconds(pace.seconds)}, as they were encoded last."
     if pace.shards == 1:
         return f"{note} One shard."
     least, median, most = map(format_seconds, (pace.least, pace.median, pace.most))

@@ -17,7 +17,6 @@ from vqpipe.report.drawing import (
     empty_figure,
     set_ticks,
     spread_picks,
-    style_legend,
     to_json,
     write_numbers,
 )
@@ -140,12 +139,11 @@ def plot_divergence(increments: Sequence[Increment], target: str) -> str:
                 "rows": [one.rows for one in increments],
             }
         )
-        look = {"source": source, "color": colour.light, "name": name, "legend_label": name}
+        look = {"source": source, "color": colour.light, "name": name}
         plot.line("number", "bits", line_width=2, **look)
         marks.append(plot.scatter("number", "bits", size=7, **look))
     most = max(one.largest for one in increments)
-    # Room for the legend above the highest point.
-    plot.y_range = Range1d(start=0, end=1.35 * most if most > 0 else 1.0)
+    plot.y_range = Range1d(start=0, end=1.1 * most if most > 0 else 1.0)
     tooltips = [
         ("", "$name"),
         ("increment", "@number"),
@@ -153,7 +151,6 @@ def plot_divergence(increments: Sequence[Increment], target: str) -> str:
         ("divergence", "@bits{%.4f} bits"),
     ]
     add_hover(plot, marks, tooltips, ["bits"], mode="vline")
-    style_legend(plot)
     return to_json(plot, target)
 
 
