@@ -80,7 +80,7 @@ def test_the_lines_on_the_page_run(finished: Finished) -> None:
 
 def test_every_byte_of_the_output_is_listed(finished: Finished) -> None:
     rows = re.findall(
-        r'<td class="path"><code>(.*?)</code>.*?(?:title="([0-9,]+) bytes"|small)', finished.text
+        r'<div class="entry"><code>(.*?)</code>.*?(?:title="([0-9,]+) bytes"|small)', finished.text
     )
     listed = {path: int(size.replace(",", "")) if size else None for path, size in rows}
     assert next(iter(listed)) == "run.json"

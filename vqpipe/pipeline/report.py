@@ -94,10 +94,8 @@ def _digests(run: Run, codebook_digest: str) -> dict[str, str]:
     found = {"codebook": codebook_digest}
     for stage in ("sample", "train", "encode", "evaluate"):
         if "fingerprint" in run.generation.stage(stage):
-            found[f"{stage}: settings, and what they rest on"] = run.generation.stage(stage)[
-                "fingerprint"
-            ]
-    found["codes: the shards' records"] = run.records().digest
+            found[f"{stage} fingerprint"] = run.generation.stage(stage)["fingerprint"]
+    found["records of the shards"] = run.records().digest
     for name, file in run.generation.stage("export").get("files", {}).items():
         found[name] = file["sha256"]
     return found
