@@ -8,7 +8,7 @@ import numpy as np
 
 from vqpipe.evaluation.health import find_poor_use
 from vqpipe.evaluation.measures import CodeUse
-from vqpipe.report.facts import ReportFacts, format_bytes, format_number, format_share
+from vqpipe.report.facts import ReportFacts, format_bytes, format_share
 from vqpipe.report.measured import read_increments
 
 _ROWS_NAMED = {"heldout": "held-out rows", "train": "training rows", "all": "all rows"}
@@ -82,8 +82,8 @@ def verdict(facts: ReportFacts) -> Verdict:
     if judged is not None:
         at, share = judged
         if share < GOOD_RECALL:
-            grade = "poor" if share < FAIR_RECALL else "fair"
-            faults.insert(0, _recall_advice(facts, at))
+            grade, limit = ("poor", FAIR_RECALL) if share < FAIR_RECALL else ("fair", GOOD_RECALL)
+            faults.insert(0, _recall_advice(facts, at, limit))
     elif not facts.code_counts.any():
         grade = "open"
     if faults:
@@ -96,13 +96,10 @@ def verdict(facts: ReportFacts) -> Verdict:
     return Verdict(grade, sentence, f"Good means: {means}.")
 
 
-def _recall_advice(facts: ReportFacts, at: int) -> str:
+def _recall_advice(facts: ReportFacts, at: int, limit: float) -> str:
     larger = max(recall_at(facts))
     again = f", or ranking the first {larger:,} again by their vectors," if larger > at else ""
-    return (
-        f"Recall@{at:,} is below {GOOD_RECALL:.0%}: a codebook of more bytes a row{again} "
-        "finds more."
-    )
+    return f"Recall@{at:,} is below {limit:.0%}: a codebook of more bytes a row{again} finds more."
 
 
 def _faults(facts: ReportFacts) -> list[str]:
@@ -204,8 +201,8 @@ def drift_figures(facts: ReportFacts) -> list[tuple[str, str]]:
     ratio = "not known: theirs is 0" if drift["ratio"] is None else f"{drift['ratio']:.4g}"
     return [
         ("new or changed rows", f"{drift['rows']:,}"),
-        ("their distortion", format_number(drift["distortion"])),
-        (f"that of {drift_against(facts)}", format_number(drift["compared_distortion"])),
+        ("their distortion", f"{drift['distortion']:.6g}"),
+        (f"that of {drift_against(facts)}", f"{drift['compared_distortion']:.6g}"),
         ("ratio", ratio),
         (
             "Jensen-Shannon divergence of codes, mean of columns",
