@@ -91,8 +91,9 @@ def plot_training(history: Sequence[Mapping[str, Any]], target: str) -> str:
 
 def drawn_columns(code_counts: Int64, least_even: int) -> list[int]:
     """Return the columns that are drawn: all, or as many as can be told, the least even one among them."""
-    picks = spread_picks(len(code_counts), MAX_COLUMNS - 1)
-    return sorted({*picks, least_even})
+    if len(code_counts) <= MAX_COLUMNS:
+        return list(range(len(code_counts)))
+    return sorted({*spread_picks(len(code_counts), MAX_COLUMNS - 1), least_even})
 
 
 def plot_code_use(code_counts: Int64, least_even: int, target: str) -> str:
