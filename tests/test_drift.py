@@ -15,6 +15,7 @@ from runs import WORDS, config_of, run_here, statuses
 
 import vqpipe
 from vqpipe.evaluation.drift import jensen_shannon
+from vqpipe.pipeline import drift
 from vqpipe.pipeline.drift import BASELINE_FILE
 
 KEYS: dict[str, Any] = {
@@ -99,10 +100,48 @@ def test_new_and_changed_rows_are_measured_exactly(tmp_path: Path) -> None:
     assert "<h2>Drift</h2>" in page
     assert f"{second['drift']['distortion']:.6g}" in page
 
+    kept = stored["increments"]
+    assert kept == [
+        {
+            "increment": 1,
+            "rows_after": 3600,
+            **{name: stored["drift"][name] for name in ("rows", "distortion", "compared_distortion", "ratio")},
+            "divergence": {
+                "mean": pytest.approx(np.mean(stored["drift"]["divergence"])),
+                "largest": max(stored["drift"]["divergence"]),
+            },
+        }
+    ]  # fmt: skip
+
     # What nothing new has come to is kept, whatever else is asked for.
     again = run_here(config_of(tmp_path, source, "PQ4x4", **{**KEYS, "evaluate__recall_at": [5]}))
     assert statuses(again)["evaluate"] == "done"
     assert again["drift"] == second["drift"]
+    assert json.loads((tmp_path / "out/v1/evaluation.json").read_text())["increments"] == kept
+
+
+def test_every_increment_is_kept_once_and_of_many_the_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "MOST_INCREMENTS", 2)
+    vectors = np.load(WORDS)[:4400].astype(np.float32)
+    config = config_of(tmp_path, tmp_path / "rows.npy", "KM9", **KEYS)
+    figures = tmp_path / "out/v1/evaluation.json"
+    seen = []
+    for rows in (2000, 3000, 3500, 4400):
+        np.save(tmp_path / "rows.npy", vectors[:rows])
+        run_here(config)
+        found = json.loads(figures.read_text())["increments"]
+        seen.append([(one["increment"], one["rows"], one["rows_after"]) for one in found])
+    first, second, third = (1, 1000, 3000), (2, 500, 3500), (3, 900, 4400)
+    assert seen == [[], [first], [first, second], [second, third]]
+
+    # The figures of an earlier version had none but the last; what somebody broke is not taken for one.
+    for broken in (None, "x", [5], [{"increment": "x"}]):
+        found = json.loads(figures.read_text())
+        figures.write_text(json.dumps({**found, "increments": broken}))
+        run_here(config, force="evaluate")
+        assert json.loads(figures.read_text())["increments"][-1]["rows"] == 900
 
 
 def test_a_run_killed_before_its_figures_tells_the_same_drift(
@@ -112,10 +151,18 @@ def test_a_run_killed_before_its_figures_tells_the_same_drift(
     np.save(tmp_path / "rows.npy", vectors[:2500])
     config = config_of(tmp_path, tmp_path / "rows.npy", "KM9", **KEYS)
     run_here(config)
+    baseline = (tmp_path / "out/v1" / BASELINE_FILE).read_bytes()
     np.save(tmp_path / "rows.npy", vectors)
     run_here(config, until="encode")
     found = run_here(config)
     check(found["drift"], longhand(tmp_path, vectors, np.arange(2500, 4000), vectors[:2500]), found)
+
+    # Killed between its figures and what the next ones are measured from.
+    figures = json.loads((tmp_path / "out/v1/evaluation.json").read_text())
+    (tmp_path / "out/v1" / BASELINE_FILE).write_bytes(baseline)
+    again = run_here(config, force="evaluate")
+    assert again["drift"] == found["drift"]
+    assert json.loads((tmp_path / "out/v1/evaluation.json").read_text()) == figures
 
 
 def test_a_warning_follows_the_threshold_and_says_what_to_do(tmp_path: Path) -> None:
@@ -146,11 +193,11 @@ def test_with_a_given_codebook_new_rows_are_compared_with_those_before(tmp_path:
     config = config_of(tmp_path, tmp_path / "rows.npy", {"from": str(book)}, **KEYS)
     before = run_here(config)
     np.save(tmp_path / "rows.npy", vectors)
-    drift = run_here(config)["drift"]
-    assert drift["compared_with"] == "before"
-    assert drift["compared_distortion"] == pytest.approx(before["distortion"], rel=1e-9)
+    found = run_here(config)["drift"]
+    assert found["compared_with"] == "before"
+    assert found["compared_distortion"] == pytest.approx(before["distortion"], rel=1e-9)
     wanted = longhand(tmp_path, vectors, np.arange(2000, 3500), vectors[:2000])
-    assert {name: drift[name] for name in wanted} == wanted
+    assert {name: found[name] for name in wanted} == wanted
 
 
 def test_a_damaged_baseline_is_said_and_measured_from_anew(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vqpipe.evaluation.histogram import LEAST_BINS, MOST_BINS, count_errors
 from vqpipe.evaluation.measures import CodeUse, Spread, count_codes
 from vqpipe.evaluation.neighbours import (
     SEARCH_BLOCK_ROWS,
@@ -249,3 +250,38 @@ def test_codes_of_valid_rows_are_counted_once_and_parts_add_up(
         assert use.counts.dtype == np.int64
         parts = count_codes(codes[:cut], valid[:cut], k) + count_codes(codes[cut:], valid[cut:], k)
         np.testing.assert_array_equal(parts.counts, longhand)
+
+
+ERRORS = st.lists(
+    st.one_of(st.just(0.0), st.floats(1e-80, 1e38)),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(ERRORS, st.integers(0, 60))
+def test_error_counts_are_the_longhand_ones_and_add(errors: list[float], cut: int) -> None:
+    whole = count_errors(np.array(errors))
+    parts = count_errors(np.array(errors[:cut])) + count_errors(np.array(errors[cut:]))
+    found = whole.plain()
+    assert parts.plain() == found
+    edges, counts = found["edges"], found["counts"]
+    assert found["zero"] == errors.count(0.0)
+    assert sum(counts) + found["zero"] == len(errors)
+    assert edges == sorted(set(edges))
+    above = [error for error in errors if error > 0]
+    assert counts == [
+        sum(low <= error < high for error in above) for low, high in itertools.pairwise(edges)
+    ]
+    if above:
+        assert len(edges) == len(counts) + 1 <= LEAST_BINS + 1
+        assert counts[0]
+        assert counts[-1]
+
+
+def test_the_bins_of_many_errors_are_fine_and_bounded() -> None:
+    errors = np.random.default_rng(0).chisquare(16, 200_000)
+    found = count_errors(errors).plain()
+    assert 32 <= len(found["counts"]) <= MOST_BINS
+    spread = count_errors(np.logspace(-100, 38, 200_000)).plain()
+    assert 32 <= len(spread["counts"]) <= MOST_BINS

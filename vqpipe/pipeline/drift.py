@@ -24,6 +24,9 @@ from vqpipe.tasks.drift import NewRowsJob, measure_new_rows
 # What drift is measured from: written whole, as the last thing of an evaluation but its mark.
 BASELINE_FILE = "drift.npz"
 
+# So many increments are kept: three years of nightly ones, in a plot of at most 2,000 points.
+MOST_INCREMENTS = 1000
+
 # What NumPy and zip raise for damaged bytes.
 BASELINE_ERRORS = (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 
@@ -140,6 +143,41 @@ def measure_drift(
     }
 
 
+def list_increments(
+    run: Run, codes: CodeArray, drift: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Return how every increment so far differed, oldest first; of very many the latest.
+
+    Parameters
+    ----------
+    run : Run
+    codes : CodeArray
+    drift : dict or None
+        What `measure_drift` returned.
+
+    Returns
+    -------
+    list of dict
+        ``increment`` (from 1), ``rows`` (new or changed), ``rows_after`` (all, with them), ``distortion``,
+        ``compared_distortion``, ``ratio``, and of ``divergence`` the ``mean`` and the ``largest`` column's.
+    """
+    kept = _evaluated_last(run).get("increments")
+    found = [one for one in kept if isinstance(one, dict)] if isinstance(kept, list) else []
+    if drift is None:
+        return found
+    bits = drift["divergence"]
+    figures = {name: drift[name] for name in ("rows", "distortion", "compared_distortion", "ratio")}
+    figures["divergence"] = {"mean": sum(bits) / len(bits), "largest": max(bits)}
+    last = found[-1] if found else {}
+    # The same increment again: nothing is new, or a run was killed before it wrote what the next is measured from.
+    if all(last.get(name) == figure for name, figure in figures.items()):
+        return found
+    number = last.get("increment", 0)
+    number = number + 1 if isinstance(number, int) else len(found) + 1
+    increment = {"increment": number, "rows_after": codes.rows, **figures}
+    return [*found, increment][-MOST_INCREMENTS:]
+
+
 def _squared_error(run: Run, codes: CodeArray, news: News) -> float:
     """Return the squared error of new rows: recorded for whole shards, else measured again."""
     recorded = run.records().squared_error
@@ -157,11 +195,16 @@ def _squared_error(run: Run, codes: CodeArray, news: News) -> float:
 
 
 def _found_last(run: Run) -> dict[str, Any] | None:
-    try:
-        found: Any = run.generation.folder.read_json(EVALUATION_FILE).get("drift")
-    except (InputError, FileNotFoundError):
-        return None
+    found = _evaluated_last(run).get("drift")
     return found if isinstance(found, dict) else None
+
+
+def _evaluated_last(run: Run) -> dict[str, Any]:
+    """Return the figures that were taken last; none where there are none, or they are damaged."""
+    try:
+        return run.generation.folder.read_json(EVALUATION_FILE)
+    except (InputError, FileNotFoundError):
+        return {}
 
 
 def warn_of_drift(run: Run) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
 from vqpipe.errors import InvalidRowError, StageError
 from vqpipe.pipeline.fast import settle_route
+from vqpipe.pipeline.pace import Finish, measure_pace
 from vqpipe.pipeline.pending import Pending, find_pending, name_shards
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
@@ -82,20 +84,7 @@ def execute(run: Run) -> str:
     job = EncodeJob(
         run.source, codes, run.generation.codebook_path, digest, run.config.source.invalid_rows
     )
-    encoded: list[Encoded] = []
-    for outcome in run.runner.map(encode_shard, _sent(run, shards), job):
-        if outcome.error is not None:
-            failed.append(outcome)
-            shard = outcome.item
-            _log.error(
-                "encode: %s failed: %s",
-                name_shards([shard]),
-                outcome.error,
-                extra={"shard": shard.index},
-            )
-            continue
-        encoded.append(outcome.value())
-        run.progress.advance(outcome.item.rows)
+    finishes, encoded = _encode(run, shards, job, failed)
     run.forget_records()
     if failed:
         raise _failure(failed, codes.shard_count)
@@ -103,7 +92,9 @@ def execute(run: Run) -> str:
     codes.publish_rows()
     run.rows_done["encode"] = sum(part.rows for part in encoded)
     run.task_seconds["encode"] = [(part.seconds, part.cpu_seconds) for part in encoded]
-    run.generation.mark_done("encode", run.encode_fingerprint, rows=run.source.rows)
+    # Where no shard was encoded, only published, the last ones' pace stands.
+    pace = measure_pace(finishes) or run.generation.stage("encode").get("pace")
+    run.generation.mark_done("encode", run.encode_fingerprint, rows=run.source.rows, pace=pace)
     run.generation.facts["latest"] = {"rows": run.source.rows, "files": run.source.files()}
     described = describe_objects(run.source)
     if described:
@@ -118,6 +109,32 @@ def execute(run: Run) -> str:
     return (
         f"{run.rows_done['encode']:,} rows in {len(shards)} shards{left_out}{kept_shards}{compared}"
     )
+
+
+def _encode(
+    run: Run, shards: Sequence[Shard], job: EncodeJob, failed: list[Outcome[Shard, Any]]
+) -> tuple[list[Finish], list[Encoded]]:
+    """Encode shards; return when each came back, and what it is; what fails goes into ``failed``."""
+    finishes: list[Finish] = []
+    encoded: list[Encoded] = []
+    began = time.perf_counter()
+    for outcome in run.runner.map(encode_shard, _sent(run, shards), job):
+        shard = outcome.item
+        if outcome.error is not None:
+            failed.append(outcome)
+            _log.error(
+                "encode: %s failed: %s",
+                name_shards([shard]),
+                outcome.error,
+                extra={"shard": shard.index},
+            )
+            continue
+        part = outcome.value()
+        ended = time.perf_counter() - began
+        finishes.append(Finish(shard.index, part.rows, part.seconds, ended))
+        encoded.append(part)
+        run.progress.advance(shard.rows)
+    return finishes, encoded
 
 
 def _sent(run: Run, shards: Sequence[Shard]) -> Iterator[Shard]:

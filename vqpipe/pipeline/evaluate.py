@@ -12,12 +12,13 @@ from vqpipe.config import FileConfig
 from vqpipe.dtypes import Int64
 from vqpipe.errors import SourceError
 from vqpipe.evaluation.health import find_poor_use
-from vqpipe.evaluation.measures import CodeUse, Spread
+from vqpipe.evaluation.measures import CodeUse
 from vqpipe.evaluation.neighbours import recall
 from vqpipe.pipeline.drift import (
     News,
     find_news,
     keep_baseline,
+    list_increments,
     measure_drift,
     warn_of_drift,
 )
@@ -32,6 +33,7 @@ from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.samples import SetName
 from vqpipe.tasks.evaluate import (
     CodeSearch,
+    Measured,
     MeasureJob,
     Queries,
     SearchJob,
@@ -90,6 +92,7 @@ def execute(run: Run) -> str:
         "database_rows": 0,
     }
     facts["drift"] = measure_drift(run, codes, news, found.new_use, facts)
+    facts["increments"] = list_increments(run, codes, facts["drift"])
     asked = np.zeros(0, dtype=bool) if nearest is None else nearest >= 0
     if nearest is not None and asked.any():
         facts["recall"] = recall(
@@ -161,6 +164,7 @@ def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
         "distortion_rows": "all",
         "in_sample": False,
         "distortion_all_rows": over_all,
+        "error_histogram": None,
     }
     if run.given is not None:
         return facts
@@ -168,13 +172,14 @@ def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
     name: SetName = "heldout" if sample.rows["heldout"] else "train"
     rows = min(sample.rows[name], max(sample.rows["heldout"], 10_000))
     job = MeasureJob(sample, name, run.generation.codebook_path, run.finished_digest())
-    spread: Spread = run.runner.fold(
+    measured: Measured = run.runner.fold(
         measure_slice, list(plan_shards(rows, run.slice_rows(rows))), job
     )
     return {
         **facts,
-        "distortion": spread.distortion,
-        "relative_distortion": spread.relative_distortion,
+        "distortion": measured.spread.distortion,
+        "relative_distortion": measured.spread.relative_distortion,
+        "error_histogram": measured.errors.plain(),
         "distortion_rows": name,
         "in_sample": name == "train",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from vqpipe.pipeline.contents import REPORT_FILE, list_contents
 from vqpipe.pipeline.drift import drift_warning
 from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
@@ -11,25 +12,20 @@ from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.report import ReportFacts, render_report
 from vqpipe.storage.code_use import read_use
 from vqpipe.storage.codebook_file import read_codebook
-from vqpipe.storage.place import place_of
 from vqpipe.versions import versions
 
-REPORT_FILE = "report.html"
+# Of a page: another version's is made again.
+PAGE_VERSION = 2
 
-_CONTENTS = (
-    ("codebook.zarr", "the codebook: centroids, offset, training history"),
-    ("codes.zarr", "the codes, and a record for every shard"),
-    (EVALUATION_FILE, "the figures above"),
-    ("index.faiss", "a FAISS index of all rows"),
-    ("index", "FAISS indexes of parts of the rows"),
-    ("codes.npy", "the codes as one plain array"),
-)
+# Of a source of more places than this the first are named.
+_PLACES_NAMED = 5
 
 
 def report_fingerprint(run: Run) -> str:
     """Return the fingerprint: the figures and what was exported."""
     before = (run.generation.stage(name).get("fingerprint", "") for name in ("evaluate", "export"))
-    return fingerprint([run.config.name, drift_warning(run)], *before)
+    pace = run.generation.stage("encode").get("pace")
+    return fingerprint([PAGE_VERSION, run.config.name, drift_warning(run), pace], *before)
 
 
 def need(run: Run) -> Need:
@@ -56,42 +52,54 @@ def _facts(run: Run) -> ReportFacts:
     codes = run.finished_codes()
     codebook = read_codebook(run.generation.codebook_path)
     evaluation = run.generation.folder.read_json(EVALUATION_FILE)
-    uri = run.source.uri
     return ReportFacts(
         name=run.config.name,
         generation=run.generation.name,
         rows=codes.rows,
         dim=run.source.dim,
-        source=uri if isinstance(uri, str) else ", ".join(uri),
+        source=_source(run),
         source_dtype=run.source.dtype,
         codebook=str(run.spec),
-        codebook_digest=codebook.quantizer.codebook.digest,
         metric=run.config.source.metric,
         route=codebook.quantizer.route.name,
+        code_dtype=codes.dtype,
         bytes_in=codes.rows * run.source.row_bytes,
         bytes_codes=int(run.records().stored_bytes.sum()),
         evaluation=evaluation,
-        code_counts=read_use(codes.path).tolist(),
+        code_counts=read_use(codes.path),
         history=codebook.history,
+        pace=run.generation.stage("encode").get("pace"),
         config_text=yaml.safe_dump(run.config.plain(), sort_keys=False),
         versions=versions(),
-        files=_files(run),
+        digests=_digests(run, codebook.quantizer.codebook.digest),
+        files=list_contents(run),
         seconds=run.seconds,
+        stage_rows=run.rows_done,
+        drift_allowed=run.config.drift.distortion,
         masked_rows=evaluation["masked_rows"],
         warnings=tuple(run.warnings),
         output=run.output.path,
     )
 
 
-def _files(run: Run) -> list[tuple[str, int, str]]:
-    folder, files = run.generation.folder, []
-    for name, what in _CONTENTS:
-        if folder.has(name):
-            path = folder.file(name)
-            place = place_of(path)
-            size = (folder / name).size_bytes() if place.is_folder(path) else place.size(path)
-            files.append((f"{run.generation.name}/{name}", size, what))
-    return files
+def _source(run: Run) -> str:
+    """Return where the vectors are; of very many places how many more there are."""
+    uri = run.source.uri
+    places = [uri] if isinstance(uri, str) else list(uri)
+    more = len(places) - _PLACES_NAMED
+    return ", ".join(places[:_PLACES_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _digests(run: Run, codebook_digest: str) -> dict[str, str]:
+    """Return what tells this generation's parts from any other's."""
+    found = {"codebook": codebook_digest}
+    for stage in ("sample", "train", "encode", "evaluate"):
+        if "fingerprint" in run.generation.stage(stage):
+            found[f"{stage} fingerprint"] = run.generation.stage(stage)["fingerprint"]
+    found["records of the shards"] = run.records().digest
+    for name, file in run.generation.stage("export").get("files", {}).items():
+        found[name] = file["sha256"]
+    return found
 
 
 STAGE = Stage("report", need, execute)

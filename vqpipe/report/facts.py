@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vqpipe.dtypes import Int64
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class ReportFacts:
     """What the page tells, in plain types.
 
@@ -18,28 +20,36 @@ class ReportFacts:
     rows, dim : int
     source, source_dtype : str
         Where the vectors are, and their stored dtype.
-    codebook, codebook_digest, metric, route : str
-        E.g. ``PQ16x8``, SHA-256 in hex, ``l2``, and the assignment route's name.
+    codebook, metric, route : str
+        E.g. ``PQ16x8``, ``l2``, and the assignment route's name.
+    code_dtype : str
+        Of the codes as they are stored.
     bytes_in, bytes_codes : int
         The vectors and the codes.
     evaluation : mapping
         ``distortion``, ``relative_distortion``, ``distortion_rows`` (``heldout``, ``train`` or
         ``all``), ``in_sample``, per column ``perplexity``, ``dead``, ``starved``, ``imbalance``, ``surplus``,
-        ``recall`` (share by k, or None), ``database_rows``, ``queries``. What is missing or None
-        is left out of the page, with a word why.
-    code_counts : sequence of sequences of int
-        Rows per codeword, for each column: as many counts as the column has codewords.
+        ``recall`` (share by k, or None), ``database_rows``, ``queries``, ``error_histogram``, ``drift``,
+        ``increments``. What is missing or None is left out of the page, with a word why.
+    code_counts : int64 array of shape (columns, k)
+        Rows per codeword.
     history : sequence of mappings
         Per round ``round``, ``rows_seen``, ``training``, ``heldout`` (may be None), ``dead``,
         ``moved``.
+    pace : mapping or None
+        How fast shards were encoded, when they last were: what `measure_pace` returns.
     config_text : str
         The config as YAML.
-    versions : mapping of str to str
-        Of Python and the libraries.
+    versions, digests : mapping of str to str
+        Of Python and the libraries; of the codebook, the stages and what was exported.
     files : sequence of (path, bytes, what it is)
-        Paths are relative to the output folder.
+        Paths are relative to the output folder. Bytes are None of what later runs write again.
     seconds : mapping of str to float
-        Per stage.
+        Per stage that this run ran.
+    stage_rows : mapping of str to int
+        Rows that such a stage went through, where that is known.
+    drift_allowed : float or None
+        The ratio of distortions past which a run warns.
     masked_rows : int
         Rows without a nearest codeword.
     warnings : sequence of str
@@ -54,18 +64,22 @@ class ReportFacts:
     source: str
     source_dtype: str
     codebook: str
-    codebook_digest: str
     metric: str
     route: str
+    code_dtype: str
     bytes_in: int
     bytes_codes: int
     evaluation: Mapping[str, Any]
-    code_counts: Sequence[Sequence[int]]
+    code_counts: Int64
     history: Sequence[Mapping[str, Any]]
+    pace: Mapping[str, Any] | None
     config_text: str
     versions: Mapping[str, str]
-    files: Sequence[tuple[str, int, str]]
+    digests: Mapping[str, str]
+    files: Sequence[tuple[str, int | None, str]]
     seconds: Mapping[str, float]
+    stage_rows: Mapping[str, int]
+    drift_allowed: float | None = None
     masked_rows: int = 0
     warnings: Sequence[str] = ()
     output: str = "OUTPUT"
@@ -103,3 +117,28 @@ def format_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def format_number(value: float) -> str:
+    """Return a figure with as many digits as people read.
+
+    Examples
+    --------
+    >>> format_number(0.140766), format_number(11284.93), format_number(2.5e-9)
+    ('0.1408', '11,285', '2.5e-09')
+    """
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def format_share(share: float) -> str:
+    """Return a share in per cent; what is not all is not called all.
+
+    Examples
+    --------
+    >>> format_share(0.1538), format_share(1.0), format_share(0.9999)
+    ('15.4%', '100%', '99.9%')
+    """
+    percent = 100 * share
+    if percent in (0, 100):
+        return f"{percent:.0f}%"
+    return f"{min(percent, 99.9) if percent < 100 else percent:.1f}%"

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from vqpipe.report.facts import ReportFacts, format_bytes, format_seconds
-from vqpipe.report.headlines import absent, cards, drift_against, recall_at, rows_measured, verdict
-from vqpipe.report.plots import (
-    MAX_COLUMNS,
+from vqpipe.report.absent import absent
+from vqpipe.report.drawing import BLUE, COLOURS, INK, ORANGE, RED, Colour, palette, plot_script
+from vqpipe.report.facts import ReportFacts, format_bytes, format_number, format_seconds
+from vqpipe.report.headlines import (
+    cards,
+    drift_against,
+    drift_figures,
+    least_even,
+    recall_at,
+    rows_measured,
+    verdict,
+)
+from vqpipe.report.loading import snippets
+from vqpipe.report.measure_plots import (
+    drawn_columns,
     plot_code_use,
+    plot_errors,
     plot_recall,
-    plot_script,
     plot_training,
 )
+from vqpipe.report.measured import Histogram, Pace, read_histogram, read_increments, read_pace
+from vqpipe.report.run_plots import plot_divergence, plot_pace, plot_ratios
+
+# A config of a thousand files is not read to its end on this page.
+MOST_CONFIG_CHARACTERS = 100_000
+
+# A column a line: of more there is a plot, and evaluation.json.
+MOST_TABLE_COLUMNS = 1024
+
+
+# What each colour of a plot stands for.
+_Key = list[tuple[Colour, str]]
 
 
 class _Plot(NamedTuple):
@@ -23,6 +48,7 @@ class _Plot(NamedTuple):
     title: str
     note: str
     item: str
+    key: _Key
 
 
 def render_report(facts: ReportFacts) -> str:
@@ -43,42 +69,128 @@ def render_report(facts: ReportFacts) -> str:
     )
     environment.filters["size"] = format_bytes
     environment.filters["duration"] = format_seconds
-    template = files("vqpipe.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return environment.from_string(_text("page.html.j2")).render(
         facts=facts,
         verdict=verdict(facts),
         cards=cards(facts),
         absent=absent(facts),
-        plots=_plots(facts),
+        plots=list(_plots(facts)),
         figures=_figures(facts),
-        drift=_drift(facts),
+        drift=drift_figures(facts),
         drift_against=drift_against(facts),
         columns=_columns(facts),
-        stored_bytes=sum(size for _, size, _ in facts.files),
+        stored_bytes=sum(size or 0 for _, size, _ in facts.files),
         total_seconds=sum(facts.seconds.values()),
-        loading=_loading(facts),
+        config=facts.config_text[:MOST_CONFIG_CHARACTERS],
+        config_is_cut=len(facts.config_text) > MOST_CONFIG_CHARACTERS,
+        snippets=snippets(facts),
+        style=f"{palette()}\n{_text('page.css')}",
+        script=_text("page.js").replace(
+            '"COLOURS"', json.dumps([colour[1:] for colour in COLOURS])
+        ),
         plot_script=plot_script(),
     )
 
 
-def _plots(facts: ReportFacts) -> list[_Plot]:
-    plots = []
+def _text(name: str) -> str:
+    return files("vqpipe.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plots(facts: ReportFacts) -> Iterator[_Plot]:
     if facts.history:
-        note = "Distortion in each round; the held-out one is measured on rows never trained on."
         item = plot_training(facts.history, "plot-training")
-        plots.append(_Plot("plot-training", "Training", note, item))
-    if facts.code_counts:
-        left_out = max(0, len(facts.code_counts) - MAX_COLUMNS)
-        note = "Dashed: the mean, and the tenth of it that is starved. Red crosses: dead codewords."
-        if left_out:
-            note += f" The first {MAX_COLUMNS} columns are drawn, {left_out:,} are left out."
-        item = plot_code_use(facts.code_counts, "plot-code-use")
-        plots.append(_Plot("plot-code-use", "Use of codewords", note, item))
+        key: _Key = [(BLUE, "held-out rows"), (ORANGE, "training rows")]
+        yield _Plot("plot-training", "Training", _training_note(facts), item, key)
     recall = recall_at(facts)
     if recall:
         note = "The share of queries whose exact nearest row is among the k rows nearest by code."
-        plots.append(_Plot("plot-recall", "Recall", note, plot_recall(recall, "plot-recall")))
-    return plots
+        yield _Plot("plot-recall", "Recall", note, plot_recall(recall, "plot-recall"), [])
+    histogram = read_histogram(facts.evaluation.get("error_histogram"))
+    if histogram is not None:
+        item = plot_errors(histogram, facts.evaluation.get("distortion"), "plot-errors")
+        key = [(ORANGE, "the mean, which is the distortion")]
+        yield _Plot("plot-errors", "Errors of rows", _errors_note(facts, histogram), item, key)
+    if facts.code_counts.size:
+        column = least_even(facts)
+        item = plot_code_use(facts.code_counts, column, "plot-code-use")
+        note = _use_note(facts, len(drawn_columns(facts.code_counts, column)))
+        yield _Plot("plot-code-use", "Use of codewords", note, item, _use_key(facts, column))
+    pace = read_pace(facts.pace)
+    if pace is not None:
+        item = plot_pace(pace, "plot-pace")
+        yield _Plot("plot-pace", "Pace of encoding", _pace_note(pace), item, [(ORANGE, "the mean")])
+    yield from _drift_plots(facts)
+
+
+def _drift_plots(facts: ReportFacts) -> Iterator[_Plot]:
+    increments = read_increments(facts.evaluation)
+    if any(one.ratio is not None for one in increments):
+        note = f"Distortion of the rows that came or changed, over that of {drift_against(facts)}."
+        key = [(BLUE, "ratio"), (INK, "as good as those")]
+        if facts.drift_allowed is not None:
+            key.append((RED, f"{facts.drift_allowed:g}: past it a run warns"))
+        item = plot_ratios(increments, facts.drift_allowed, "plot-ratios")
+        yield _Plot("plot-ratios", "Drift: distortion", note, item, key)
+    if increments:
+        note = (
+            "Jensen-Shannon divergence of their codes from those of the rows before: 0 alike, 1 bit nothing in "
+            "common."
+        )
+        item = plot_divergence(increments, "plot-divergence")
+        key = [(BLUE, "mean of columns"), (ORANGE, "the column with most")]
+        yield _Plot("plot-divergence", "Drift: use of codewords", note, item, key)
+
+
+def _training_note(facts: ReportFacts) -> str:
+    heldout = [entry for entry in facts.history if entry.get("heldout") is not None]
+    note = f"Distortion, round by round; {len(facts.history):,} rounds."
+    if heldout:
+        last = format_number(heldout[-1]["heldout"])
+        note += f" On held-out rows, which are never trained on, it ended at {last}."
+    return note
+
+
+def _errors_note(facts: ReportFacts, histogram: Histogram) -> str:
+    median, most, nearly_all = (
+        format_number(histogram.quantile(share)) for share in (0.5, 0.95, 0.99)
+    )
+    note = (
+        f"Of {histogram.rows:,} {rows_measured(facts)}. Half are at or below {median}, 95% {most}, 99% "
+        f"{nearly_all}."
+    )
+    if histogram.zero:
+        note += f" {histogram.zero:,} are restored exactly and not drawn."
+    return note
+
+
+def _use_key(facts: ReportFacts, least: int) -> _Key:
+    key = [(BLUE, "the column")]
+    if len(facts.code_counts) > 1:
+        key = [(BLUE, "a column each"), (ORANGE, f"column {least:,}, the least even")]
+    if not facts.code_counts.all():
+        key.append((RED, "dead"))
+    return key
+
+
+def _use_note(facts: ReportFacts, drawn: int) -> str:
+    note = "Dashed: the mean, and the tenth of it below which a codeword is starved."
+    if not facts.code_counts.all():
+        note += " Dead codewords stand for no row."
+    left_out = len(facts.code_counts) - drawn
+    if left_out:
+        note += f" {drawn:,} columns are drawn, {left_out:,} are left out."
+    return note
+
+
+def _pace_note(pace: Pace) -> str:
+    note = f"{pace.rows:,} rows in {format_seconds(pace.seconds)}, as they were encoded last."
+    if pace.shards == 1:
+        return f"{note} One shard."
+    least, median, most = map(format_seconds, (pace.least, pace.median, pace.most))
+    return (
+        f"{note} {pace.shards:,} shards took {least} to {most} each, half of them up to {median}; shard "
+        f"{pace.slowest:,} took longest."
+    )
 
 
 def _figures(facts: ReportFacts) -> list[tuple[str, str]]:
@@ -91,57 +203,23 @@ def _figures(facts: ReportFacts) -> list[tuple[str, str]]:
         ("masked rows", f"{facts.masked_rows:,}"),
         ("metric", facts.metric),
         ("codebook", facts.codebook),
-        ("codebook digest", facts.codebook_digest),
         ("assignment route", facts.route),
         ("bytes of vectors", f"{facts.bytes_in:,}"),
         ("bytes of codes", f"{facts.bytes_codes:,}"),
     ]
+    if facts.rows and facts.bytes_codes:
+        figures.append(("bits per vector", f"{8 * facts.bytes_codes / facts.rows:,.2f}"))
     if facts.evaluation.get("distortion") is not None:
         on = rows_measured(facts)
         figures.append((f"distortion, {on}", f"{facts.evaluation['distortion']:.6g}"))
     return figures
 
 
-def _drift(facts: ReportFacts) -> list[tuple[str, str]]:
-    """Return the figures of rows that are new; none where there are none."""
-    drift = facts.evaluation.get("drift")
-    if not drift:
-        return []
-    bits = drift["divergence"]
-    worst = max(range(len(bits)), key=lambda column: float(bits[column]))
-    ratio = "not known: theirs is 0" if drift["ratio"] is None else f"{drift['ratio']:.4g}"
-    return [
-        ("new or changed rows", f"{drift['rows']:,}"),
-        ("their distortion", f"{drift['distortion']:.6g}"),
-        (f"that of {drift_against(facts)}", f"{drift['compared_distortion']:.6g}"),
-        ("ratio", ratio),
-        (
-            "Jensen-Shannon divergence of codes, mean of columns",
-            f"{sum(bits) / len(bits):.4f} bits",
-        ),
-        (f"the same, largest (column {worst:,})", f"{bits[worst]:.4f} bits"),
-    ]
-
-
 def _columns(facts: ReportFacts) -> list[tuple[str, ...]]:
     """Return one row per column: perplexity, dead, starved, imbalance."""
     keys = ("perplexity", "dead", "starved", "imbalance")
-    by_key = [facts.evaluation.get(key) or () for key in keys]
+    by_key = [(facts.evaluation.get(key) or ())[:MOST_TABLE_COLUMNS] for key in keys]
     return [
         (f"{column:,}", f"{perplexity:,.1f}", f"{dead:,}", f"{starved:,}", f"{imbalance:,.2f}")
         for column, (perplexity, dead, starved, imbalance) in enumerate(zip(*by_key, strict=False))
     ]
-
-
-def _loading(facts: ReportFacts) -> str:
-    """Return the lines of Python that load what was made."""
-    indexes = [path for path, _, _ in facts.files if path.endswith(".faiss")]
-    lines = [
-        "import faiss, vqpipe, zarr",
-        f"OUTPUT = {facts.output!r}",
-        'codes = vqpipe.open_codes(OUTPUT)["codes"]',
-        f'quantizer = vqpipe.load_codebook(OUTPUT + "/{facts.generation}/codebook.zarr")',
-        f'plain = zarr.open_group(OUTPUT + "/{facts.generation}/codes.zarr", mode="r")["codes"]',
-    ]
-    lines += [f"index = faiss.read_index(OUTPUT + {'/' + path!r})" for path in indexes[:1]]
-    return "\n".join(lines)

@@ -9,6 +9,7 @@ import numpy as np
 
 from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Float32, Int64
+from vqpipe.evaluation.histogram import ErrorCounts, count_errors
 from vqpipe.evaluation.measures import CodeUse, Spread, count_codes
 from vqpipe.evaluation.neighbours import SHORTLIST, Neighbours, Search, rerank, search_rows
 from vqpipe.rows import prepare_rows
@@ -58,8 +59,20 @@ class MeasureJob:
     digest: str
 
 
-def measure_slice(shard: Shard, job: MeasureJob) -> Spread:
-    """Return the squared error and the spread of a slice of sampled rows."""
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a slice of sampled rows is like: how far from its codewords, in sum and row by row."""
+
+    spread: Spread
+    errors: ErrorCounts
+
+    def __add__(self, other: Measured) -> Measured:
+        """Return the same for the rows of both."""
+        return Measured(self.spread + other.spread, self.errors + other.errors)
+
+
+def measure_slice(shard: Shard, job: MeasureJob) -> Measured:
+    """Return the squared errors and the spread of a slice of sampled rows."""
     quantizer = cached_quantizer(job.codebook, job.digest)
     stored = job.sample.vectors(job.name, shard.start, shard.stop)
     rows, _ = prepare_rows(stored, quantizer.codebook.metric)
@@ -67,7 +80,8 @@ def measure_slice(shard: Shard, job: MeasureJob) -> Spread:
     errors = quantizer.squared_errors(centred, quantizer.assign(centred))
     wide = centred.astype(np.float64)
     squares = float(np.einsum("ij,ij->", wide, wide))
-    return Spread(len(wide), float(errors.sum()), wide.sum(axis=0), squares)
+    spread = Spread(len(wide), float(errors.sum()), wide.sum(axis=0), squares)
+    return Measured(spread, count_errors(errors))
 
 
 @dataclass(frozen=True, slots=True)
