@@ -35,7 +35,12 @@ def exit_statuses() -> Iterator[None]:
         raise typer.Exit(error.exit_status) from None
     except (KeyboardInterrupt, Terminated) as stop:
         status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
-        _say("stopped: what is done stays; run the same command again to go on")
+        known = getattr(stop, "__notes__", None)
+        _say(
+            known[0]
+            if known
+            else "stopped: what is done stays; run the same command again to go on"
+        )
         raise typer.Exit(status) from None
     except BrokenPipeError:
         # The reader of our output went away, as `vqpipe plan ... | head` does.

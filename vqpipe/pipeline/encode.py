@@ -76,7 +76,9 @@ def execute(run: Run) -> str:
     facts = {"codebook": str(run.spec), "codebook_digest": digest}
     drop_summary(codes.path)
     codes.prepare({**facts, "metric": run.config.source.metric})
-    run.progress.begin("encode", pending.rows, "rows")
+    shards_done = codes.shard_count - pending.count
+    run.shards_done = [shards_done, codes.shard_count]
+    run.progress.begin("encode", pending.rows, "rows", 0, codes.shard_count, shards_done)
     failed: list[Outcome[Shard, Any]] = []
     shards = [*pending.shards, *_changed(run, codes, pending.doubtful, failed)]
     job = EncodeJob(
@@ -95,7 +97,7 @@ def execute(run: Run) -> str:
             )
             continue
         encoded.append(outcome.value())
-        run.progress.advance(outcome.item.rows)
+        _count(run, outcome.item)
     run.forget_records()
     if failed:
         raise _failure(failed, codes.shard_count)
@@ -120,6 +122,11 @@ def execute(run: Run) -> str:
     )
 
 
+def _count(run: Run, shard: Shard) -> None:
+    run.shards_done[0] += 1
+    run.progress.advance(shard.rows, shards=1)
+
+
 def _sent(run: Run, shards: Sequence[Shard]) -> Iterator[Shard]:
     """Yield shards in order, as long as this run may write them."""
     for shard in sorted(shards, key=attrgetter("index")):
@@ -141,7 +148,7 @@ def _changed(
         if outcome.error is not None:
             failed.append(Outcome(shard, None, outcome.error))
         elif outcome.value():
-            run.progress.advance(shard.rows)
+            _count(run, shard)
         else:
             found.append(shard)
     return found
@@ -184,4 +191,11 @@ def summarize(run: Run) -> None:
         write_summary(codes.path, run.records())
 
 
-STAGE = Stage("encode", need, execute, remind=summarize)
+def kept(run: Run) -> str:
+    """Say what an interrupted encoding leaves."""
+    if not run.shards_done:
+        return "the shards that are encoded stay so"
+    return "{:,} of {:,} shards are encoded and stay so".format(*run.shards_done)
+
+
+STAGE = Stage("encode", need, execute, remind=summarize, kept=kept)
