@@ -449,6 +449,20 @@ def test_what_is_wrong_goes_to_standard_error_alone(folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
+def test_a_fault_of_our_own_is_told_from_a_wrong_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr("vqpipe.cli.inspect.inspect_path", fail)
+    result = vqpipe("inspect", str(folder))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "ZeroDivisionError: by accident" in result.stderr
+    assert "a fault of vqpipe itself" in result.stderr
+    assert "vqpipe doctor" in result.stderr.splitlines()[-1]
+
+
 def test_schema_takes_no_config_and_prints_json() -> None:
     result = vqpipe("schema")
     assert result.exit_code == 0

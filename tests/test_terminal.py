@@ -88,8 +88,8 @@ def test_ctrl_c_in_encode_says_what_is_kept_and_the_command_that_goes_on(
 def test_ctrl_c_reaches_workers_as_well_and_none_of_them_says_a_word(tmp_path: Path) -> None:
     config = tmp_path / "many.yaml"
     config.write_text(
-        "source: {uri: 'synthetic:mixture?rows=2e5&dim=8&seed=0'}\noutput: out\ncodebook: PQ2x4\n"
-        "train: {rounds: 2, rows: 1000}\nencode: {shard_rows: 100}\nevaluate: {queries: 0}\n"
+        "source: {uri: 'synthetic:mixture?rows=4e4&dim=8&seed=0'}\noutput: out\ncodebook: PQ2x4\n"
+        "train: {rounds: 2, rows: 1000, heldout_rows: 100}\nencode: {shard_rows: 20}\nevaluate: {queries: 0}\n"
         "cluster: {scale: 1}\n"
     )
     patch = "import vqpipe.pipeline.survey as survey; survey.MEMORY_SECONDS = 0.1"
