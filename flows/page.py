@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from typing import Any, Self
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
-from vqpipe.progress import Progress
+from vqpipe.progress import Ending, Headway, Progress
 
 # An update costs the server about 20 ms.
 UPDATE_SECONDS = 1.0
@@ -42,8 +41,7 @@ class Page:
     def __init__(self, shown: Progress, flow_run: UUID | None) -> None:
         self._shown = shown
         self._flow_run = flow_run
-        self._stage, self._unit, self._note = "", "", ""
-        self._total, self._done, self._began = 0, 0, 0.0
+        self._headway = Headway("begin", 0, "")
         self._is_new = False
         self._artifact: UUID | None = None
         self._last: list[ArtifactCreate] = []
@@ -62,21 +60,33 @@ class Page:
         if self._flow_run is not None:
             self._thread.join(LAST_SECONDS)
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        shards: int = 0,
+        shards_done: int = 0,
+    ) -> None:
         """Begin a stage."""
-        self._shown.begin(stage, total, unit)
-        self._stage, self._unit, self._note = stage, unit, ""
-        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._shown.begin(stage, total, unit, done, shards, shards_done)
+        self._headway = Headway(stage, total, unit, done, shards, shards_done)
         self._is_new = True
 
-    def advance(self, amount: int, note: str = "") -> None:
+    def advance(self, amount: int, note: str = "", shards: int = 0) -> None:
         """Add units that are finished."""
-        self._shown.advance(amount, note)
-        self._done += amount
-        self._note = note or self._note
+        self._shown.advance(amount, note, shards)
+        self._headway.advance(amount, note, shards)
         self._is_new = True
 
-    def finish(self, stage: str, status: str, reason: str, seconds: float) -> None:
+    def use_memory(self, driver_bytes: int, worker_bytes: int, workers: int) -> None:
+        """Say what is held."""
+        self._shown.use_memory(driver_bytes, worker_bytes, workers)
+        self._headway.use_memory(driver_bytes, worker_bytes, workers)
+        self._is_new = True
+
+    def finish(self, stage: str, status: Ending, reason: str, seconds: float) -> None:
         """Say what became of a stage."""
         self._shown.finish(stage, status, reason, seconds)
 
@@ -94,7 +104,7 @@ class Page:
             self._made("vqpipe-figures", "table", figures, "Figures"),
             self._made("vqpipe-report", "markdown", report_text(summary), "Where it is"),
         ]
-        self._stage, self._total, self._done, self._unit, self._note = "done", 1, 1, "run", ""
+        self._headway = Headway("done", 1, "run", done=1)
         self._is_new = True
 
     def _made(self, key: str, kind: str, data: Any, description: str) -> ArtifactCreate:
@@ -128,21 +138,12 @@ class Page:
         if not self._is_new:
             return
         self._is_new = False
-        share = min(100.0, 100.0 * self._done / max(1, self._total))
+        share, words = 100.0 * self._headway.share, str(self._headway)
         if self._artifact is None:
-            made = client.create_artifact(
-                self._made("vqpipe-progress", "progress", share, self._in_words())
-            )
+            made = client.create_artifact(self._made("vqpipe-progress", "progress", share, words))
             self._artifact = made.id
         else:
-            client.update_artifact(
-                self._artifact, ArtifactUpdate(data=share, description=self._in_words())
-            )
-
-    def _in_words(self) -> str:
-        rate = self._done / max(time.monotonic() - self._began, 1e-3)
-        note = f", {self._note}" if self._note else ""
-        return f"{self._stage}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s{note}"
+            client.update_artifact(self._artifact, ArtifactUpdate(data=share, description=words))
 
 
 def stages_table(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ class _Caller:
 
     progress: Progress = field(default_factory=Silent)
     error: VqpipeError | None = None
+    stop: BaseException | None = None
     summary: dict[str, Any] | None = None
 
 
@@ -77,6 +78,9 @@ def vqpipe(
         # Returned as a state: a traceback would hide the sentence that says what to do.
         caller.error = error
         return Failed(message=str(error))
+    except BaseException as error:
+        caller.stop = None if isinstance(error, Exception) else error
+        raise
     caller.summary = summary
     return summary
 
@@ -141,6 +145,9 @@ def run_flow(
     try:
         state: Any = vqpipe(config, overrides, until, force, return_state=True)
     except Exception as error:
+        if caller.stop is not None:
+            # It was interrupted, and the server could not be told.
+            raise caller.stop from None
         if caller.summary is None:
             raise
         # The output is whole: that the server could not be told is no failure of the run.

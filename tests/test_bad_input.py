@@ -190,16 +190,42 @@ REFUSED = {
     "unknown-key": Case({"trian": {"rows": 10}}, ("trian", "no such key", "'train'")),
     "unknown-nested-key": Case({"train.row": 10}, ("train.row", "no such key", "'rows'")),
     "unknown-cluster-key": Case({"cluster": {"scal": 2}}, ("cluster.scal:", "'scale'")),
-    "wrong-type": Case({"train.rounds": "many"}, ("train.rounds", "'many'", "integer", "'auto'")),
+    "wrong-type": Case(
+        {"train.rounds": "many"}, ("train.rounds", "'many'", "whole number", "'auto'")
+    ),
     "wrong-word": Case({"source.metric": "dot"}, ("source.metric", "'dot'", "'l2'", "'cosine'")),
     "wrong-memory": Case({"memory_per_worker": "lots"}, ("memory_per_worker", "'lots'")),
     "cluster-word": Case({"cluster": "local"}, ("cluster", "'local'", "serial")),
-    "source-is-a-number": Case({"source.uri": 3}, ("source.uri", "3", "string")),
+    "source-is-a-number": Case({"source.uri": 3}, ("source.uri", "3", "text")),
     "unset-variable": Case({"source.uri": "${VQPIPE_UNSET}/a.npy"}, ("'VQPIPE_UNSET'", "not set")),
     "missing-keys": Case(
         {}, ("source: is missing", "output: is missing", "codebook: is missing"), text="name: a"
     ),
     "not-yaml": Case({}, ("config.yaml", "is not YAML", "line"), text="a: [1"),
+    "a-tab": Case({}, ("line 2", "spaces, never with tabs"), text="source:\n\turi: a.npy\n"),
+    "no-colon": Case(
+        {}, ("line 2", "'output out'", "colon"), text="name: a\noutput out\nseed: 1\n"
+    ),
+    "no-space": Case(
+        {}, ("line 2", "'output:out'", "space"), text="name: a\noutput:out\nseed: 1\n"
+    ),
+    "no-colon-above": Case({}, ("line 2", "colon"), text="source\n  uri: a.npy\n"),
+    "open-quote": Case({}, ("line 1", "quote", "never closed"), text='name: "a\nseed: 1\n'),
+    "bare-braces": Case({}, ("line 1", "quotes around"), text="source: {uri: ${A}/b.npy}\n"),
+    "two-documents": Case({}, ("line 2", "one document"), text="name: a\n---\nname: b\n"),
+    "empty-config": Case({}, ("is empty", "vqpipe init"), text="# to come\n"),
+    "one-word": Case({}, ("a single value", "output: "), text="vectors.npy"),
+    "empty-section": Case({}, ("train: is empty", "default"), text="source: {uri: a}\ntrain:\n"),
+    "source-is-a-name": Case({"source": "good.npy"}, ("source: {uri: good.npy}",)),
+    "queries-are-a-name": Case({"evaluate.queries": "q.npy"}, ("queries: {uri: q.npy}",)),
+    "export-is-a-word": Case({"export": "faiss"}, ("export: 'faiss'", "a list")),
+    "shell-variable": Case({"output": "$HOME/out"}, ("output: '$HOME/out'", "${NAME}")),
+    "memory-without-a-unit": Case({"memory_per_worker": 2}, ("2 bytes", "2GiB")),
+    "codebook-in-lower-case": Case({"codebook": "opq4X4"}, ("'opq4X4'", "did you mean OPQ4x4?")),
+    "codebook-with-a-space": Case({"codebook": "PQ 4"}, ("'PQ 4'", "did you mean PQ4?")),
+    "codebook-is-a-number": Case({"codebook": 16}, ("codebook: 16", "PQ16")),
+    "set-without-equals": Case({}, ("--set 'seed:1'", "key.path=value"), ("--set", "seed:1")),
+    "until-in-capitals": Case({}, ("'Training'", "did you mean train?"), ("--until", "Training")),
     "not-a-mapping": Case({}, ("config.yaml", "list"), text="[1, 2]"),
     "a-key-twice": Case({}, ("line 3", "'seed'"), text="name: a\nseed: 1\nseed: 2\n"),
     "no-codebook": Case({"codebook": "HNSW32"}, ("'HNSW32'", "KM1024", "PQ16")),
@@ -338,7 +364,9 @@ def test_no_new_output_is_begun(world: Path, name: str) -> None:
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:
     check_refused(run(str(tmp_path / "none.yaml")), (f"{tmp_path}/none.yaml", "vqpipe init"))
-    check_refused(run(str(tmp_path)), (str(tmp_path), "cannot be read"))
+    check_refused(run(str(tmp_path)), (str(tmp_path), "is a folder"))
+    np.save(tmp_path / "rows.npy", vectors())
+    check_refused(run(str(tmp_path / "rows.npy")), ("rows.npy", f"vqpipe init {tmp_path}/rows.npy"))
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     check_refused(run(str(tmp_path / "latin.yaml")), ("latin.yaml", "UTF-8"))
 
@@ -373,6 +401,11 @@ FOUND_LATE = {
         npy(vectors()),
         ("cluster.class", "'collections.OrderedDict'", "Cluster"),
         {"cluster": {"class": "collections.OrderedDict"}},
+    ),
+    "cluster-class-of-an-extra": Late(
+        npy(vectors()),
+        ("cluster.class", "pip install 'vqpipe[slurm]'"),
+        {"cluster": {"class": "dask_jobqueue.NoCluster"}},
     ),
     "cluster-class-is-not-there": Late(
         npy(vectors()),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ OPTIONS = {
     "decode": ["OUTPUT", "--to", "--rows", "--overwrite", "--json"],
     "members": ["OUTPUT", "--codeword", "--limit", "--to", "--overwrite", "--json"],
     "export": ["OUTPUT", "--to", "--out", "--overwrite", "--json"],
-    "schema": [],
+    "schema": ["--to"],
     "init": ["SOURCE"],
     "doctor": ["CONFIG", "--set", "--json"],
 }
@@ -150,8 +151,12 @@ def plain(text: str) -> str:
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_help_lists_every_option(command: str) -> None:
-    result = vqpipe(command, "--help")
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, [command, "--help"])
     assert result.exit_code == 0
+    assert max(map(len, plain(result.stdout).splitlines())) <= 80
+    examples = re.findall(r"• (vqpipe .*)", plain(result.stdout))
+    assert examples
+    assert all(example.startswith(f"vqpipe {command}") for example in examples)
     said = plain(result.stdout)
     assert [option for option in [*OPTIONS[command], "--help"] if option not in said] == []
     listed = set(re.findall(r"--[a-z-]+", said.split("Options", 1)[1].split("Example")[0]))
@@ -162,6 +167,8 @@ def test_help_lists_every_option(command: str) -> None:
 def test_the_help_names_every_command() -> None:
     result = vqpipe("--help")
     assert result.exit_code == 0
+    assert "--install-completion" in plain(result.stdout)
+    assert vqpipe("--version").stdout == f"vqpipe {version('vqpipe')}\n"
     assert [command for command in OPTIONS if command not in plain(result.stdout)] == []
     assert {command.name or command.callback.__name__ for command in app.registered_commands} == {
         *OPTIONS
@@ -456,6 +463,20 @@ def test_what_is_wrong_goes_to_standard_error_alone(folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
+def test_a_fault_of_our_own_is_told_from_a_wrong_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr("vqpipe.cli.inspect.inspect_path", fail)
+    result = vqpipe("inspect", str(folder))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "ZeroDivisionError: by accident" in result.stderr
+    assert "a fault of vqpipe itself" in result.stderr
+    assert "vqpipe doctor" in result.stderr.splitlines()[-1]
+
+
 def test_schema_takes_no_config_and_prints_json() -> None:
     result = vqpipe("schema")
     assert result.exit_code == 0
@@ -505,7 +526,8 @@ def test_sigterm_is_status_143_and_leaves_a_resumable_output(folder: Path) -> No
     assert process.returncode == 143
     assert out == ""
     assert "Traceback" not in error
-    assert "run the same command again" in error
+    assert "interrupted in train: training goes on from its last checkpoint" in error
+    assert "go on with:\n  vqpipe run config.yaml --direct --json --set" in error
     assert not (folder / "out/current").exists()
     resumed = found(run(folder, "--json", *options[2:], "--set", "train.rounds=2"))
     assert states(resumed)["sample"] == "skipped"

@@ -152,10 +152,10 @@ class AtShard(Silent):
         self._stage = ""
         self._left = 10
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(self, stage: str, *told: Any, **named: Any) -> None:
         self._stage = stage
 
-    def advance(self, amount: int, note: str = "") -> None:
+    def advance(self, *told: Any, **named: Any) -> None:
         if self._stage == "encode" and self._act is not None:
             self._left -= 1
             if self._left == 0:

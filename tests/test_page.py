@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vqpipe.progress import Silent
+from vqpipe.progress import Ending, Silent
 
 page = pytest.importorskip("flows.page")
 
@@ -82,7 +82,10 @@ def test_it_is_updated_seldom_and_says_the_end(server: Server) -> None:
         for _ in range(1000):
             told.advance(1)
             time.sleep(0.0005)
+        told.use_memory(3 << 20, 5 << 20, 2)
+        described = str(told._headway)
         told.conclude(SUMMARY)
+    assert "memory 3 MiB, 2 workers up to 5 MiB" in described
     most = (time.monotonic() - began) / page.UPDATE_SECONDS + 2
     assert 1 <= len(server.updates) <= most
     assert server.data("vqpipe-progress") is not None
@@ -136,26 +139,31 @@ def test_what_is_shown_elsewhere_is_told_as_well() -> None:
     heard: list[Any] = []
 
     class Ear(Silent):
-        def begin(self, stage: str, total: int, unit: str) -> None:
-            heard.append(("begin", stage, total, unit))
+        def begin(self, *told: Any, **named: Any) -> None:
+            heard.append(("begin", *told, *named.values()))
 
-        def advance(self, amount: int, note: str = "") -> None:
-            heard.append(("advance", amount, note))
+        def advance(self, *told: Any, **named: Any) -> None:
+            heard.append(("advance", *told, *named.values()))
 
-        def finish(self, stage: str, status: str, reason: str, seconds: float) -> None:
+        def use_memory(self, *told: Any) -> None:
+            heard.append(("use_memory", *told))
+
+        def finish(self, stage: str, status: Ending, reason: str, seconds: float) -> None:
             heard.append(("finish", stage, status, reason))
 
         def warn(self, message: str) -> None:
             heard.append(("warn", message))
 
     with page.Page(Ear(), None) as told:
-        told.begin("encode", 10, "rows")
-        told.advance(3, "x")
+        told.begin("encode", 10, "rows", 2, 5, 1)
+        told.advance(3, "x", 1)
+        told.use_memory(1 << 20, 2 << 20, 4)
         told.finish("encode", "done", "so", 1.0)
         told.warn("slow")
     assert heard == [
-        ("begin", "encode", 10, "rows"),
-        ("advance", 3, "x"),
+        ("begin", "encode", 10, "rows", 2, 5, 1),
+        ("advance", 3, "x", 1),
+        ("use_memory", 1 << 20, 2 << 20, 4),
         ("finish", "encode", "done", "so"),
         ("warn", "slow"),
     ]

@@ -19,6 +19,8 @@ from pydantic import (
 
 from vqpipe.codebook import CodebookSpec, Kind, Metric
 
+# Less is a size without its unit.
+LEAST_MEMORY = 1_000_000
 MAX_CODEWORDS = 1 << 24
 MAX_PQ_BITS = 12
 # Each stage costs passes over the sample through all stages before it; later ones gain next to nothing.
@@ -31,6 +33,7 @@ STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
 
 # What is counted in a kind's short name, and which key of the mapping says it.
 _SIZE = {"KM": "k", "PQ": "m", "OPQ": "m", "RQ": "stages"}
+_NAMES = "write KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16 or RQ8"
 _CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
 
 
@@ -233,16 +236,21 @@ class Config(_Section):
     seed: Seed = 0
     """Seed of every draw: the same config on the same source gives the same bytes."""
     source: SourceConfig
+    """Where the vectors are."""
     output: Uri
     """Path or URL of the output folder; what opens an object store stands in the environment alone."""
     codebook: CodebookConfig
     """KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16, RQ8, a mapping, or `{from: PATH}`."""
     train: TrainConfig = TrainConfig()
+    """How the codebook is learnt."""
     encode: EncodeConfig = EncodeConfig()
+    """How rows become codes."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """How good the codes are."""
     export: list[Literal["faiss", "npy", "parquet"]] = ["faiss"]
     """What to write beside the codes."""
     drift: DriftConfig = DriftConfig()
+    """When to warn that new rows no longer suit the codebook."""
     memory_per_worker: Memory = ByteSize(2 << 30)
     """Memory of one worker, such as 2GiB: the plan is refused if it needs more."""
     keep_generations: PositiveInt = 2
@@ -253,7 +261,16 @@ class Config(_Section):
     @field_validator("codebook", mode="before")
     @classmethod
     def _parse_codebook(cls, value: object) -> object:
+        if isinstance(value, int | float | list):
+            raise ValueError(f"names no codebook: {_NAMES}")  # noqa: TRY004 - pydantic reports ValueErrors
         return parse_codebook(value) if isinstance(value, str) else value
+
+    @field_validator("memory_per_worker")
+    @classmethod
+    def _has_a_unit(cls, value: ByteSize) -> ByteSize:
+        if value < LEAST_MEMORY:
+            raise ValueError(f"means {int(value):,} bytes: write a unit, as in 2GiB")
+        return value
 
     def plain(self) -> dict[str, Any]:
         """Return the config as plain values under the keys that a file has."""
@@ -277,7 +294,9 @@ def parse_codebook(text: str) -> dict[str, Any]:
     """
     match = _CODEBOOK.fullmatch(text)
     if match is None:
-        raise ValueError("names no codebook: write KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16 or RQ8")
+        meant = re.sub(r"[\s_-]", "", text).upper().replace("X", "x")
+        hint = f"did you mean {meant}?" if _CODEBOOK.fullmatch(meant) else _NAMES
+        raise ValueError(f"names no codebook: {hint}")
     kind, size, bits = match[1], int(match[2]), match[3]
     if kind == "KM":
         if bits is not None:

@@ -12,10 +12,12 @@ import yaml
 from pydantic import ValidationError
 
 from vqpipe.config import SYNTHETIC_SCHEME, Config
-from vqpipe.config_mistakes import explain
+from vqpipe.config_mistakes import explain, explain_yaml
 from vqpipe.errors import ConfigError
 from vqpipe.urls import absolute
 
+# As a shell writes it; such a folder there may be, but hardly.
+_SHELL_VARIABLE = re.compile(r"\$[A-Za-z_]\w*(/|$)")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 # Values that name a place: relative ones are taken from where they are written down.
 _PATHS = (
@@ -88,17 +90,27 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         With every mistake in the file, one a line.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"config {path}: is a folder; name the YAML file in it")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"config {path}: there is no such file; `vqpipe init` writes a starter config"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: cannot be read as UTF-8 text: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"config {path}: is no UTF-8 text (byte {error.start}), and a config is a YAML file; if these are vectors, "
+            f"`vqpipe init {path} > config.yaml` writes one for them"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"config {path}: cannot be read ({error.strerror})") from error
     written = _parse(text, f"config {path}")
+    if written is None:
+        raise ConfigError(f"config {path}: is empty; `vqpipe init` writes a starter config")
     if not isinstance(written, dict):
-        raise ConfigError(f"config {path}: holds {type(written).__name__}, not keys and values")
+        what = "a list" if isinstance(written, list) else "a single value"
+        raise ConfigError(f"config {path}: holds {what}, not keys and values as in output: runs/a")
     return make_config(written, path.parent, overrides, origin=f"config {path}", name=path.stem)
 
 
@@ -144,9 +156,7 @@ def _parse(text: str, origin: str) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise ConfigError(f"{origin}: is not YAML: {place}{error.problem}") from error
+        raise ConfigError(f"{origin}: is not YAML: {explain_yaml(error, text)}") from error
     except Exception as error:
         raise ConfigError(f"{origin}: is not YAML: {type(error).__name__}: {error}") from error
 
@@ -239,6 +249,10 @@ def _absolute(value: Any, base: Path, *, is_uri: bool) -> Any:
         return [_absolute(item, base, is_uri=is_uri) for item in value]
     if not isinstance(value, str) or not value or value.startswith(SYNTHETIC_SCHEME):
         return value
+    if _SHELL_VARIABLE.match(value):
+        raise ConfigError(
+            f"{value!r}: begins with a variable as shells write it; a config writes it ${{NAME}}, in braces"
+        )
     whole = absolute(value, str(base))
     # Sources know file URLs, and are told from one another by what is written.
     return value if is_uri and value.startswith("file:") else whole

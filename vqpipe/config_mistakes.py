@@ -11,6 +11,33 @@ from pydantic_core import ErrorDetails
 
 from vqpipe.config import Config
 
+_SECTION = "a section of keys"
+
+# What pydantic says, in words that need no knowledge of Python.
+_WORDS = {
+    r"^Value error, ": "",
+    r" as a number$": "",
+    r"a valid dictionary or instance of \w+": _SECTION,
+    r"could not parse value and unit from byte string": "write a size such as 2GiB",
+    r"a valid integer(, unable to parse string as an integer)?": "a whole number",
+    r"a valid number(, unable to parse string as a number)?": "a number",
+    r"a valid boolean(, unable to interpret input)?": "true or false",
+    r"a valid string": "text",
+    r"a valid list": "a list, as in [a, b]",
+    r"^Input should": "must",
+}
+
+# What most likely happened where YAML's reader says this.
+_YAML_HINTS = {
+    "character '\\t'": "indent with spaces, never with tabs",
+    "mapping values are not allowed": "is the line before without its colon, or this one indented too far?",
+    "expected ':'": "a key is followed by a colon and a space, as in output: runs/a",
+    "end of stream": "a quote or a bracket that was opened is never closed",
+    "expected ',' or": "close each bracket, and put quotes around a value that holds brackets, braces or a colon",
+    "another document": "a config is one document: remove the line ---",
+    "expected <block end>": "keys of one section begin in the same column",
+}
+
 # More of a wrong value is not shown.
 _SHOWN_LETTERS = 200
 
@@ -27,6 +54,28 @@ def explain(mistakes: list[ErrorDetails], plain: dict[str, Any]) -> list[str]:
     return [_explain_key(list(keys), found[keys]) for keys in leaves]
 
 
+def explain_yaml(error: Any, text: str) -> str:
+    """Say where a text stops being YAML, show that line, and say what most likely happened.
+
+    Parameters
+    ----------
+    error : yaml.MarkedYAMLError
+    text : str
+        That was read.
+    """
+    problem = str(error.problem)
+    # What was begun and never ended is wrong where it began.
+    begun = "expected ':'" in problem or "end of stream" in problem
+    mark = (error.context_mark if begun else None) or error.problem_mark
+    if mark is None:
+        return problem
+    lines = text.splitlines()
+    line = lines[mark.line].strip() if mark.line < len(lines) else ""
+    shown = f" {line[:_SHOWN_LETTERS]!r}" if line else ""
+    hint = next((f"; {words}" for part, words in _YAML_HINTS.items() if part in problem), "")
+    return f"line {mark.line + 1}, column {mark.column + 1}:{shown}: {problem}{hint}"
+
+
 def _explain_key(keys: list[str], mistakes: list[ErrorDetails]) -> str:
     where = ".".join(keys)
     kinds = {mistake["type"] for mistake in mistakes}
@@ -37,18 +86,20 @@ def _explain_key(keys: list[str], mistakes: list[ErrorDetails]) -> str:
         return f"{where}: there is no such key; {hint}"
     if kinds == {"missing"}:
         return f"{where}: is missing and has no default; add it"
-    wanted = dict.fromkeys(_wanted(mistake["msg"]) for mistake in mistakes)
     given = mistakes[0]["input"]
+    if given is None:
+        return f"{where}: is empty; give it a value, or remove it to have its default"
+    wanted = dict.fromkeys(_wanted(mistake["msg"]) for mistake in mistakes)
     shown = "" if isinstance(given, dict) else f"{repr(given)[:_SHOWN_LETTERS]}: "
-    return f"{where}: {shown}{', or '.join(wanted)}"
+    said = f"{where}: {shown}{', or '.join(wanted)}"
+    if _SECTION in said and isinstance(given, str) and "uri" in _known_keys(keys):
+        return f"{said}: write {keys[-1]}: {{uri: {given[:_SHOWN_LETTERS]}}}"
+    return said
 
 
 def _wanted(message: str) -> str:
-    message = re.sub(r"dictionary or instance of \w+", "section of keys", message)
-    message = message.replace(
-        "could not parse value and unit from byte string", "write a size such as 2GiB"
-    )
-    message = message.removeprefix("Value error, ").removesuffix(" as a number")
+    for pattern, words in _WORDS.items():
+        message = re.sub(pattern, words, message)
     return message[:1].lower() + message[1:]
 
 

@@ -97,6 +97,12 @@ class Runner(Protocol):
             The error of the first item, in item order, that failed.
         """
 
+    def worker_memory(self) -> tuple[int, list[int]]:
+        """Return how many workers there are and the bytes that they hold, as they last told; of many, of some.
+
+        Costs one message at most; where this process does the work, there is none.
+        """
+
     def survey(
         self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()
     ) -> list[Outcome[Worker, Result]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -9,15 +10,28 @@ import typer
 from vqpipe.cli.options import AsJson, OutputPath, call
 from vqpipe.cli.using import COMMANDS
 
+STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
+
+
+def _examples(*commands: str) -> str:
+    """Return commands as help shows them: one a line."""
+    return "Examples:\n\n" + "\n".join(f"- `{command}`" for command in commands)
+
+
+def _stages() -> list[str]:
+    """Return what a shell completes a stage's name by."""
+    return list(STAGES)
+
+
 app = typer.Typer(
     name="vqpipe",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     help="Compress millions to billions of vectors: learn a codebook, encode every shard, "
     "know how good it is.",
-    epilog="Start with: `vqpipe init > config.yaml`, `vqpipe plan config.yaml`, "
-    "`vqpipe run config.yaml`.",
+    epilog=_examples(
+        "vqpipe init vectors.npy > config.yaml", "vqpipe plan config.yaml", "vqpipe run config.yaml"
+    ),
 )
 
 ConfigPath = Annotated[
@@ -29,18 +43,49 @@ Overrides = Annotated[
         "--set", metavar="KEY.PATH=VALUE", help="Override a config value; can be given repeatedly."
     ),
 ]
-STAGE_NAMES = "ingest, sample, train, encode, evaluate, export or report"
+STAGE_NAMES = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
-@app.command(epilog="Example: `vqpipe run configs/quickstart.yaml --set codebook=PQ10`")
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vqpipe {version('vqpipe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog=_examples(
+        "vqpipe run config.yaml",
+        "vqpipe run config.yaml --set codebook=PQ32 --set output=runs/pq32",
+        "vqpipe run config.yaml --until train --direct",
+        "vqpipe run config.yaml --force encode --json > summary.json",
+    )
+)
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
     until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")
+        str | None,
+        typer.Option(
+            metavar="STAGE", autocompletion=_stages, help=f"Stop after this stage: {STAGE_NAMES}."
+        ),
     ] = None,
     force: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Take this stage as never done.")
+        str | None,
+        typer.Option(
+            metavar="STAGE", autocompletion=_stages, help="Take this stage as never done."
+        ),
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
     as_json: AsJson = False,
@@ -64,13 +109,23 @@ def run(
     )
 
 
-@app.command(epilog="Example: `vqpipe plan config.yaml --json`")
+@app.command(
+    epilog=_examples(
+        "vqpipe plan config.yaml", "vqpipe plan config.yaml --set codebook=PQ32 --json"
+    )
+)
 def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run would do and why, and what it would take. Changes nothing."""
     call("plan", config=config, overrides=overrides or [], as_json=as_json)
 
 
-@app.command(epilog="Example: `vqpipe inspect runs/quickstart`")
+@app.command(
+    epilog=_examples(
+        "vqpipe inspect vectors.npy",
+        "vqpipe inspect runs/vectors",
+        "vqpipe inspect runs/vectors/v1/codebook.zarr --json",
+    )
+)
 def inspect(
     path: Annotated[
         str, typer.Argument(metavar="PATH-OR-URL", help="A source, codebook or output.")
@@ -82,7 +137,11 @@ def inspect(
 
 
 @app.command(
-    epilog="Example: `vqpipe verify runs/quickstart --repair || vqpipe run configs/quickstart.yaml`"
+    epilog=_examples(
+        "vqpipe verify runs/vectors",
+        "vqpipe verify runs/vectors --repair || vqpipe run config.yaml",
+        "vqpipe verify runs/vectors --rows 0 --json",
+    )
 )
 def verify(
     output: OutputPath,
@@ -110,7 +169,7 @@ def verify(
     call("verify", output=output, repair=repair, rows=rows, as_json=as_json)
 
 
-@app.command(epilog="Example: `vqpipe prune runs/quickstart --yes`")
+@app.command(epilog=_examples("vqpipe prune runs/vectors", "vqpipe prune runs/vectors --yes"))
 def prune(
     output: OutputPath,
     yes: Annotated[
@@ -126,11 +185,11 @@ def prune(
     call("prune", output=output, yes=yes, as_json=as_json)
 
 
-@app.command(epilog="Example: `vqpipe doctor config.yaml --json`")
+@app.command(epilog=_examples("vqpipe doctor", "vqpipe doctor config.yaml --json"))
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(metavar="[CONFIG]", help="Also look whether what it names can be reached."),
+        typer.Argument(metavar="CONFIG", help="Also look whether what it names can be reached."),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -143,24 +202,46 @@ def doctor(
     call("doctor", config=config, overrides=overrides or [], as_json=as_json)
 
 
-@app.command(epilog="Example: `vqpipe schema > vqpipe.schema.json`")
-def schema() -> None:
-    """Print the JSON Schema of the config."""
-    call("schema")
-
-
-@app.command(epilog="Example: `vqpipe init vectors.npy > config.yaml`")
-def init(
-    source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="A source to write the config for.")
+@app.command(epilog=_examples("vqpipe schema --to vqpipe.schema.json"))
+def schema(
+    path: Annotated[
+        str | None, typer.Option("--to", metavar="FILE", help="Write it to a file instead.")
     ] = None,
 ) -> None:
-    """Print a commented starter config."""
-    call("init", source=source)
+    """Print the JSON Schema of the config, by which editors complete and check its keys.
+
+    Written beside a config, it is found by that config's first line: a YAML language server (in VS Code the extension
+    YAML by Red Hat) goes by `# yaml-language-server: $schema=vqpipe.schema.json`.
+    """
+    call("schema", path=path)
 
 
-for command, example in COMMANDS:
-    app.command(epilog=example)(command)
+@app.command(
+    epilog=_examples(
+        "vqpipe init vectors.npy > config.yaml",
+        "vqpipe init 'parts/*.fvecs' > config.yaml",
+        "vqpipe init s3://bucket/vectors.zarr > config.yaml",
+    )
+)
+def init(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Path, pattern, URL or `synthetic:...` of the vectors to write it for; several are joined.",
+        ),
+    ] = None,
+) -> None:
+    """Print a commented starter config that runs as it stands.
+
+    Of a source, its header and up to 1,000 rows, spread over it, are looked at: the comments say what was found, which
+    codebook suits it and why.
+    """
+    call("init", source=source or [])
+
+
+for command, examples in COMMANDS:
+    app.command(epilog=_examples(*examples))(command)
 
 
 def main() -> None:

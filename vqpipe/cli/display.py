@@ -1,4 +1,4 @@
-"""Progress for people: one live line on a terminal, plain lines elsewhere."""
+"""Progress for people: one live picture on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,47 +6,64 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vqpipe.progress import Ending, Headway, format_clock
 
 # A log is read later: a line every ten seconds says enough.
 LINE_SECONDS = 10.0
+
+# Times and rates go on between two outcomes, so the picture is drawn anew so often.
+DRAWINGS_PER_SECOND = 4.0
+
+MOST_BAR_COLUMNS = 40
+LEAST_BAR_COLUMNS = 4
+
+# What stands before a stage's words, and before what belongs below them.
+STAGE_COLUMNS = 9
+INDENT = STAGE_COLUMNS + 3
+
+# What became of a stage: mark, word and style.
+_MARKS: dict[str, tuple[str, str, str]] = {
+    "done": ("✓", "done", "green"),
+    "skipped": ("✓", "done before", "dim"),
+    "stopped": ("-", "stopped", "yellow"),
+}
 
 
 class Display:
     """Shows how far a run is, on standard error.
 
-    Use as a context: the live line is cleared at its end.
+    Use as a context: the live picture is cleared at its end. A terminal that can only write lines (``TERM=dumb``)
+    gets lines; without colours (``NO_COLOR``) the picture is the same.
+
+    Attributes
+    ----------
+    stopped : str
+        The stage that was interrupted, and what is kept of it; empty if none was.
     """
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._live = Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._headway: Headway | None = None
+        self._said = 0.0
+        self.stopped = ""
+        self._live = Live(
             console=self._console,
+            get_renderable=self._draw,
+            refresh_per_second=DRAWINGS_PER_SECOND,
             transient=True,
-            disable=not self._console.is_terminal,
         )
-        self._task: TaskID | None = None
-        self._stage, self._unit, self._note = "", "", ""
-        self._total, self._done = 0, 0
-        self._began, self._said = 0.0, 0.0
 
     def __enter__(self) -> Self:
-        """Start the live line."""
-        self._live.start()
+        """Start the live picture."""
+        if self._is_live:
+            self._live.start()
         return self
 
     def __exit__(
@@ -55,50 +72,107 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Clear the live line."""
-        self._live.stop()
+        """Clear the live picture."""
+        self._headway = None
+        if self._is_live:
+            self._live.stop()
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        shards: int = 0,
+        shards_done: int = 0,
+    ) -> None:
         """Begin a stage."""
-        self._end()
-        self._stage, self._total, self._unit, self._done = stage, total, unit, 0
-        self._note = ""
-        self._began = self._said = time.monotonic()
-        self._task = self._live.add_task(stage, total=total, rate="", note="")
+        self._headway = Headway(stage, total, unit, done, shards, shards_done)
+        self._said = time.monotonic()
 
-    def advance(self, amount: int, note: str = "") -> None:
+    def advance(self, amount: int, note: str = "", shards: int = 0) -> None:
         """Show units that are finished."""
-        self._done += amount
-        self._note = note or self._note
-        now = time.monotonic()
-        rate = self._done / max(now - self._began, 1e-3)
-        shown = f"{rate:,.0f} {self._unit}/s"
-        if self._task is not None:
-            self._live.update(self._task, advance=amount, rate=shown, note=self._note)
-        if not self._console.is_terminal and now - self._said > LINE_SECONDS:
-            self._said = now
-            left = (self._total - self._done) / rate if rate else 0.0
-            self.say(
-                f"{self._stage}: {self._done:,} of {self._total:,} {self._unit}, {shown}, "
-                f"{left:,.0f} s left{', ' if self._note else ''}{self._note}"
-            )
+        if self._headway is None:
+            return
+        self._headway.advance(amount, note, shards)
+        if not self._is_live and time.monotonic() - self._said > LINE_SECONDS:
+            self._said = time.monotonic()
+            self.say(str(self._headway))
 
-    def finish(self, stage: str, status: str, reason: str, seconds: float) -> None:
+    def use_memory(self, driver_bytes: int, worker_bytes: int, workers: int) -> None:
+        """Show what is held."""
+        if self._headway is not None:
+            self._headway.use_memory(driver_bytes, worker_bytes, workers)
+
+    def finish(self, stage: str, status: Ending, reason: str, seconds: float) -> None:
         """Say what became of a stage, unless its error is said anyway."""
-        self._end()
-        if status != "failed":
-            took = f" in {seconds:.1f} s" if status == "done" else ""
-            self.say(f"{stage:<9} {status}{took}: {reason}")
+        self._headway = None
+        if status == "stopped":
+            self.stopped = f"{stage}: {reason}"
+        elif status != "failed":
+            self._tell(stage, status, f" in {seconds:.1f} s" if status == "done" else "", reason)
 
     def warn(self, message: str) -> None:
         """Say something that the user should act on."""
         self.say(f"warning: {message}")
 
-    def _end(self) -> None:
-        if self._task is not None:
-            self._live.remove_task(self._task)
-            self._task = None
-
     def say(self, line: str) -> None:
-        """Print a line above the live one."""
+        """Print a line above the live picture."""
         self._console.print(line, markup=False, soft_wrap=True)
+
+    def _tell(self, stage: str, status: Ending, took: str, reason: str) -> None:
+        if not self._is_live:
+            self.say(f"{stage:<{STAGE_COLUMNS}} {status}{took}: {reason}")
+            return
+        mark, word, style = _MARKS[status]
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True, style=style)
+        line.add_column(no_wrap=True, width=STAGE_COLUMNS)
+        # A path that is longer than the line is folded, never cut.
+        line.add_column(overflow="fold")
+        shown = "*" if self._console.options.ascii_only else mark
+        line.add_row(shown, Text(stage), Text(f"{word}{took}: {reason}"))
+        self._console.print(line)
+
+    def _draw(self) -> RenderableType:
+        """Return the picture: the stage with a bar and its pace, and what else there is to say below."""
+        headway = self._headway
+        if headway is None:
+            return ""
+        columns = self._console.width
+        head = f"  {headway.stage:<{STAGE_COLUMNS}} "
+        if not headway.total:
+            return _line(f"{head}begun {format_clock(headway.seconds)} ago")
+        tail = f" {headway.share:>4.0%} {headway.pace.replace(', ', '  ', 1)}"
+        room = min(MOST_BAR_COLUMNS, columns - len(head) - len(tail) - 1)
+        first = Table.grid()
+        first.add_row(
+            head,
+            ProgressBar(1.0, headway.share, width=max(LEAST_BAR_COLUMNS, room)),
+            _line(tail),
+        )
+        return Group(first, *map(_line, fold_facts(list(headway.facts()), columns)))
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def fold_facts(facts: list[str], columns: int) -> list[str]:
+    """Return facts on as few lines as they fit on, indented below the stage's words.
+
+    Examples
+    --------
+    >>> fold_facts(["37 of 120 shards", "memory 210 MiB"], 80)
+    ['            37 of 120 shards; memory 210 MiB']
+    >>> fold_facts(["37 of 120 shards", "memory 210 MiB"], 40)
+    ['            37 of 120 shards', '            memory 210 MiB']
+    """
+    lines: list[str] = []
+    for fact in facts:
+        longer = f"{lines[-1]}; {fact}" if lines else ""
+        if longer and len(longer) < columns:
+            lines[-1] = longer
+        else:
+            lines.append(f"{'':<{INDENT}}{fact}")
+    return lines

@@ -10,35 +10,57 @@ from contextlib import contextmanager
 
 from vqpipe.cli.display import LINE_SECONDS, Display
 from vqpipe.logs import JsonLines
+from vqpipe.progress import Ending, Headway
 
 _log = logging.getLogger("vqpipe.progress")
 
 
 class Logged:
-    """Progress as log lines: each stage's beginning and end, and every ten seconds how far it is."""
+    """Progress as log lines: each stage's beginning and end, and every ten seconds how far it is.
+
+    Attributes
+    ----------
+    stopped : str
+        As of `Display`.
+    """
 
     def __init__(self) -> None:
-        self._stage, self._unit, self._note = "", "", ""
-        self._total, self._done = 0, 0
+        self._headway: Headway | None = None
         self._said = 0.0
+        self.stopped = ""
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        shards: int = 0,
+        shards_done: int = 0,
+    ) -> None:
         """Begin a stage."""
-        self._stage, self._total, self._unit, self._done = stage, total, unit, 0
+        self._headway = Headway(stage, total, unit, done, shards, shards_done)
         self._said = time.monotonic()
-        _log.info("%s: %s %s to do", stage, f"{total:,}", unit)
+        _log.info("%s", self._headway)
 
-    def advance(self, amount: int, note: str = "") -> None:
+    def advance(self, amount: int, note: str = "", shards: int = 0) -> None:
         """Add finished units."""
-        self._done += amount
-        self._note = note or self._note
+        if self._headway is None:
+            return
+        self._headway.advance(amount, note, shards)
         if time.monotonic() - self._said > LINE_SECONDS:
             self._said = time.monotonic()
-            done, total = f"{self._done:,}", f"{self._total:,}"
-            _log.info("%s: %s of %s %s %s", self._stage, done, total, self._unit, self._note)
+            _log.info("%s", self._headway)
 
-    def finish(self, stage: str, status: str, reason: str, seconds: float) -> None:
+    def use_memory(self, driver_bytes: int, worker_bytes: int, workers: int) -> None:
+        """Keep what is held for the next line."""
+        if self._headway is not None:
+            self._headway.use_memory(driver_bytes, worker_bytes, workers)
+
+    def finish(self, stage: str, status: Ending, reason: str, seconds: float) -> None:
         """Say what became of a stage."""
+        if status == "stopped":
+            self.stopped = f"{stage}: {reason}"
         level = logging.ERROR if status == "failed" else logging.INFO
         _log.log(level, "%s %s in %.1f s: %s", stage, status, seconds, reason)
 

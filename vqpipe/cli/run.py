@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import typer
 
-from vqpipe.cli.log import saying
+from vqpipe.cli.display import Display
+from vqpipe.cli.log import Logged, saying
+from vqpipe.cli.status import Terminated
 from vqpipe.config import Config
 from vqpipe.config_file import load_config, parse_overrides
 from vqpipe.engines.choose import make_runner
 from vqpipe.errors import VqpipeError
+from vqpipe.pipeline.begin import GENERATION_STAGES
 from vqpipe.pipeline.pipeline import check_stage_names, run_pipeline
 
 
@@ -32,7 +39,8 @@ def execute(
     changes = parse_overrides(overrides)
     loaded = load_config(config, changes)
     try:
-        found = _run(config, loaded, changes, until, force, direct=direct, log_json=log_json)
+        with saying(as_json=log_json) as display, _saying_how_to_go_on(display):
+            found = _run(config, loaded, changes, until, force, display, direct=direct)
     except VqpipeError as error:
         if as_json and error.summary is not None:
             typer.echo(json.dumps(error.summary, allow_nan=False))
@@ -49,24 +57,53 @@ def _run(
     changes: dict[str, Any],
     until: str | None,
     force: str | None,
+    display: Display | Logged,
     *,
     direct: bool,
-    log_json: bool,
 ) -> dict[str, Any]:
-    with saying(as_json=log_json) as display:
-        if direct:
-            with make_runner(loaded) as runner:
-                return run_pipeline(loaded, runner, display, until=until, force=force)
-        display.say(
-            "prefect   starting; without a server of yours a temporary one takes about 20 s"
-        )
-        # Stages and errors are shown here: Prefect need not say them on the terminal again.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        # Prefect takes a second to import: a direct run does without it.
-        found: dict[str, Any] = import_module("flows.run").run_flow(
-            config, changes, until, force, display
-        )
-        return found
+    if direct:
+        with make_runner(loaded) as runner:
+            return run_pipeline(loaded, runner, display, until=until, force=force)
+    display.say("prefect   starting; without a server of yours a temporary one takes about 20 s")
+    # Stages and errors are shown here: Prefect need not say them on the terminal again.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # Prefect takes a second to import: a direct run does without it.
+    found: dict[str, Any] = import_module("flows.run").run_flow(
+        config, changes, until, force, display
+    )
+    return found
+
+
+@contextmanager
+def _saying_how_to_go_on(display: Display | Logged) -> Iterator[None]:
+    """Have an interrupted run say what is kept, and the command that goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        where = f" in {display.stopped}" if display.stopped else ": what is done stays"
+        stop.add_note(f"interrupted{where}; go on with:\n  {go_on(sys.argv)}")
+        raise
+
+
+def go_on(command: Sequence[str]) -> str:
+    """Return the command that goes on where this one was interrupted.
+
+    A stage that begins a generation is not forced again: that would begin another one.
+
+    Examples
+    --------
+    >>> go_on(["/usr/bin/vqpipe", "run", "my config.yaml", "--set", "seed=1", "--force", "train"])
+    "vqpipe run 'my config.yaml' --set seed=1"
+    """
+    arguments = list(command[1:])
+    for stage in GENERATION_STAGES:
+        if f"--force={stage}" in arguments:
+            arguments.remove(f"--force={stage}")
+        for place in range(len(arguments) - 1):
+            if arguments[place : place + 2] == ["--force", stage]:
+                del arguments[place : place + 2]
+                break
+    return shlex.join(["vqpipe", *arguments])
 
 
 def _in_words(found: dict[str, Any]) -> str:

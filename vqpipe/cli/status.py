@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,8 @@ from vqpipe.errors import VqpipeError
 
 INTERRUPTED = 130
 TERMINATED = 143
+
+_GO_ON = "stopped: what is done stays; run the same command again to go on"
 
 
 class Terminated(BaseException):
@@ -35,11 +38,23 @@ def exit_statuses() -> Iterator[None]:
         raise typer.Exit(error.exit_status) from None
     except (KeyboardInterrupt, Terminated) as stop:
         status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
-        _say("stopped: what is done stays; run the same command again to go on")
+        # A command that knows what is kept has noted it.
+        notes = getattr(stop, "__notes__", [_GO_ON])
+        _say(notes[0])
         raise typer.Exit(status) from None
     except BrokenPipeError:
         # The reader of our output went away, as `vqpipe plan ... | head` does.
         sys.stderr.close()
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception:
+        # Nothing that a user did: whoever mends it needs the traceback.
+        traceback.print_exc()
+        _say(
+            "error: this is a fault of vqpipe itself: report it with the lines above and what `vqpipe doctor` prints; "
+            "what is done stays"
+        )
         raise typer.Exit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)

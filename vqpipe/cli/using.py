@@ -118,13 +118,16 @@ def export(
     call("export", output=output, to=to, out=out, overwrite=overwrite, as_json=as_json)
 
 
-# Each with the epilog of its help.
-COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
+# Each with the examples in its help.
+COMMANDS: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (
         search,
-        "Example: `vqpipe search runs/quickstart --queries configs/data/words-20k-f16.npy -k 5`",
+        (
+            "vqpipe search runs/quickstart --queries configs/data/words-20k-f16.npy -k 5",
+            "vqpipe search runs/vectors --queries queries.fvecs -k 100 --to found.parquet",
+        ),
     ),
-    (decode, "Example: `vqpipe decode runs/quickstart --rows 0:1000 --to restored.npy`"),
-    (members, "Example: `vqpipe members runs/glove-km1024 --codeword 17 --limit 100 --json`"),
-    (export, "Example: `vqpipe export runs/quickstart --to parquet --out codes.parquet`"),
+    (decode, ("vqpipe decode runs/quickstart --rows 0:1000 --to restored.npy",)),
+    (members, ("vqpipe members runs/glove-km1024 --codeword 17 --limit 100 --json",)),
+    (export, ("vqpipe export runs/quickstart --to parquet --out codes.parquet",)),
 )

@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import dask.config
-from distributed import Security
+from distributed import LocalCluster, Security
 from distributed.deploy.cluster import Cluster
 
 from vqpipe.config import ClusterConfig, ScaleConfig
+from vqpipe.engines.keyboard import deaf_to_keyboard
 from vqpipe.errors import ConfigError
 from vqpipe.retries import start_again
+
+# What brings a package that a cluster's class is in.
+EXTRAS = {"dask_kubernetes": "kubernetes", "dask_jobqueue": "slurm"}
 
 
 def cluster_class(path: str) -> type[Cluster]:
@@ -28,9 +33,10 @@ def cluster_class(path: str) -> type[Cluster]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
+        extra = EXTRAS.get(module.split(".")[0])
+        package = f"pip install 'vqpipe[{extra}]'" if extra else "install the package that holds it"
         raise ConfigError(
-            f"cluster.class: {path!r} cannot be imported ({error}); install the package that holds it, or take "
-            "distributed.LocalCluster"
+            f"cluster.class: {path!r} cannot be imported ({error}); {package}, or take distributed.LocalCluster"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Cluster)):
         raise ConfigError(
@@ -100,9 +106,10 @@ def start_cluster(config: ClusterConfig, memory_bytes: int) -> Cluster:
         # Each thread of a worker runs a task that may take as much as is allowed.
         limit = memory_bytes * int(options.get("threads_per_worker", 1))
         options = {**local, **quiet, **quick, "memory_limit": limit, **options}
+    keep_away = deaf_to_keyboard() if issubclass(kind, LocalCluster) else nullcontext()
     try:
         # Workers that are started here have it from their first moment on: see `stop_profiling`.
-        with dask.config.set({"distributed.worker.profile.enabled": False}):
+        with keep_away, dask.config.set({"distributed.worker.profile.enabled": False}):
             cluster = start_again(kind, **options)
     except TypeError as error:
         raise ConfigError(f"cluster.options: {config.class_} refuses them: {error}") from error

@@ -15,7 +15,7 @@ from distributed.deploy.cluster import Cluster
 from vqpipe.config import ClusterConfig
 from vqpipe.engines.cluster import cluster_class, security_of, start_cluster
 from vqpipe.engines.sender import WORKER_WAIT_SECONDS, Sender
-from vqpipe.engines.survey import ask_workers
+from vqpipe.engines.survey import ask_workers, held_memory
 from vqpipe.errors import ConfigError, StageError
 from vqpipe.runner import Item, Job, Outcome, Result, Sum, Worker, fold_tree
 
@@ -186,6 +186,10 @@ class DaskRunner:
 
     def _sender(self, task: Callable[[Item, Job], Result], job: Job) -> Sender[Item, Job, Result]:
         return Sender(self._connected(), task, job, self._patience_seconds)
+
+    def worker_memory(self) -> tuple[int, list[int]]:
+        """Return how many workers there are and what they hold, as `Runner.worker_memory`."""
+        return (0, []) if self._client is None else held_memory(self._client)
 
     def survey(
         self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()

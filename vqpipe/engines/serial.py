@@ -37,6 +37,10 @@ class SerialRunner:
         """Run a task for every item and add the results, as `Runner.fold`."""
         return fold_tree((outcome.value() for outcome in self.map(task, items, job)), add)
 
+    def worker_memory(self) -> tuple[int, list[int]]:
+        """Return that there is no worker."""
+        return 0, []
+
     def survey(
         self,
         task: Callable[[Worker, Job], Result],  # noqa: ARG002 -- there is no worker to ask

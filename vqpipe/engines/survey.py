@@ -12,6 +12,16 @@ from vqpipe.runner import Job, Outcome, Result, Worker
 # What Dask calls the looks of a worker at its threads.
 PROFILING = ("profile", "profile-cycle")
 
+# So many workers are asked for their memory: what is known of one is some 2 kB.
+MOST_SEEN = 100
+
+
+def held_memory(client: Client) -> tuple[int, list[int]]:
+    """Return how many workers there are, and the bytes that the first of them held when they last told."""
+    info = client.scheduler_info(n_workers=MOST_SEEN)
+    metrics = (facts.get("metrics") or {} for facts in info["workers"].values())
+    return int(info["n_workers"]), [int(found.get("memory") or 0) for found in metrics]
+
 
 def ask_workers(
     client: Client, known: Iterable[str], task: Callable[[Worker, Job], Result], job: Job

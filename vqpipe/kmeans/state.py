@@ -116,6 +116,11 @@ class TrainState:
         return self.history[self.leg_from :]
 
     @property
+    def rows_seen(self) -> int:
+        """Rows that were looked at in all legs so far."""
+        return self.history[-1].rows_seen if self.history else 0
+
+    @property
     def rows_before(self) -> int:
         """Rows that were looked at in the legs before this one."""
         return self.history[self.leg_from - 1].rows_seen if self.leg_from else 0

@@ -78,7 +78,9 @@ def execute(run: Run) -> str:
     facts = {"codebook": str(run.spec), "codebook_digest": digest}
     drop_summary(codes.path)
     codes.prepare({**facts, "metric": run.config.source.metric})
-    run.progress.begin("encode", pending.rows, "rows")
+    shards_done = codes.shard_count - pending.count
+    run.shards_done = [shards_done, codes.shard_count]
+    run.progress.begin("encode", pending.rows, "rows", 0, codes.shard_count, shards_done)
     failed: list[Outcome[Shard, Any]] = []
     shards = [*pending.shards, *_changed(run, codes, pending.doubtful, failed)]
     job = EncodeJob(
@@ -133,8 +135,13 @@ def _encode(
         ended = time.perf_counter() - began
         finishes.append(Finish(shard.index, part.rows, part.seconds, ended))
         encoded.append(part)
-        run.progress.advance(shard.rows)
+        _count(run, shard)
     return finishes, encoded
+
+
+def _count(run: Run, shard: Shard) -> None:
+    run.shards_done[0] += 1
+    run.progress.advance(shard.rows, shards=1)
 
 
 def _sent(run: Run, shards: Sequence[Shard]) -> Iterator[Shard]:
@@ -158,7 +165,7 @@ def _changed(
         if outcome.error is not None:
             failed.append(Outcome(shard, None, outcome.error))
         elif outcome.value():
-            run.progress.advance(shard.rows)
+            _count(run, shard)
         else:
             found.append(shard)
     return found
@@ -201,4 +208,11 @@ def summarize(run: Run) -> None:
         write_summary(codes.path, run.records())
 
 
-STAGE = Stage("encode", need, execute, remind=summarize)
+def kept(run: Run) -> str:
+    """Say what an interrupted encoding leaves."""
+    if not run.shards_done:
+        return "the shards that are encoded stay so"
+    return "{:,} of {:,} shards are encoded and stay so".format(*run.shards_done)
+
+
+STAGE = Stage("encode", need, execute, remind=summarize, kept=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -49,8 +50,10 @@ def check_stage_names(until: str | None, force: str | None) -> None:
     """
     for option, name in (("--until", until), ("--force", force)):
         if name is not None and name not in STAGES:
+            near = difflib.get_close_matches(name.lower(), STAGES, 1, 0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
             raise ConfigError(
-                f"{option} {name!r}: there is no such stage; take one of {', '.join(STAGES)}"
+                f"{option} {name!r}: there is no such stage; {hint}take one of {', '.join(STAGES)}"
             )
 
 
@@ -167,9 +170,11 @@ def run_stage(run: Run, stage: Stage, until: str | None = None) -> StageReport:
                 publish(run)
     except BaseException as error:
         seconds = time.perf_counter() - began
+        if not isinstance(error, Exception):
+            run.progress.finish(stage.name, "stopped", stage.kept(run), seconds)
+            raise
         run.progress.finish(stage.name, "failed", str(error), seconds)
-        known = isinstance(error, VqpipeError) and not isinstance(error, WorkerError)
-        if known or not isinstance(error, Exception):
+        if isinstance(error, VqpipeError) and not isinstance(error, WorkerError):
             raise
         raise _wrapped(run, stage.name, error) from error
     run.progress.finish(stage.name, report.status, report.reason, report.seconds)
@@ -184,6 +189,7 @@ def _run_if_needed(run: Run, stage: Stage, began: float) -> StageReport:
         return StageReport(stage.name, "skipped", need.reason, 0.0)
     _log.info("%s: %s", stage.name, need.reason)
     run.may_write()
+    run.progress.begin(stage.name, 0, "")
     with looking_anew(run.view):
         done = stage.execute(run)
     seconds = time.perf_counter() - began

@@ -30,6 +30,12 @@ def planned_rounds(spec: CodebookSpec, schedule: Schedule) -> int:
     return turning + spec.stages * schedule.rounds
 
 
+def planned_rows(spec: CodebookSpec, schedule: Schedule) -> int:
+    """Return how many rows these rounds go through."""
+    turning = TURNING_ROUNDS * rotation_rows(spec.k, schedule.rows) if spec.kind == "OPQ" else 0
+    return turning + spec.stages * schedule.starts[-1]
+
+
 def turn(run: Run, sample: Sample, state: TrainState) -> TrainState:
     """Take one round of the search: codewords to the means of their rows, the rotation to both."""
     slices = _slices(run, sample)

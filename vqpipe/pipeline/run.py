@@ -65,6 +65,8 @@ class Run:
         Rows that a stage went through, for the next plan's rates.
     task_seconds : dict of str to list of (float, float)
         What each task of a stage took on its worker, where tasks tell.
+    shards_done : list of int
+        Shards whose codes are there, and all shards, once the encode stage knows.
     memory_bytes : dict of str to dict
         The most that the driver and any worker had held when a stage ended.
     begun_from : str
@@ -91,6 +93,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     rows_done: dict[str, int] = field(default_factory=dict)
     task_seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    shards_done: list[int] = field(default_factory=list)
     memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     begun_from: str = ""
     lease: Lease | None = None

@@ -71,8 +71,10 @@ def execute(run: Run) -> str:
     create_sample(path, rows, run.source.dim, run.source.dtype)
     gather_job = GatherJob(scratch.path, len(tasks), path, run.config.source.metric)
     sums: dict[Target, Moments] = {}
+    run.progress.begin("sample", sum(rows.values()), "drawn rows")
     for gathered in run.runner.map(gather_rows, targets, gather_job):
         sums[gathered.item] = gathered.value()
+        run.progress.advance(gathered.item.stop - gathered.item.start)
     total = np.zeros(run.source.dim)
     for target in targets:
         if target.name == "train":
@@ -151,4 +153,9 @@ def plan_targets(
     return rows, targets
 
 
-STAGE = Stage("sample", need, execute)
+def kept(run: Run) -> str:
+    """Say what an interrupted draw leaves."""
+    return "what was drawn stays"
+
+
+STAGE = Stage("sample", need, execute, kept=kept)

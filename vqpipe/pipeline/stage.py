@@ -40,9 +40,12 @@ class Stage:
         Does the work and returns what was done, in words.
     remind : callable, optional
         Warns, whether the stage ran or not, of what follows from settings that no fingerprint holds.
+    kept : callable
+        Says what is kept of the stage when it is interrupted; must return at once.
     """
 
     name: str
     need: Callable[[Run], Need]
     execute: Callable[[Run], str]
     remind: Callable[[Run], None] | None = None
+    kept: Callable[[Run], str] = lambda _: "the stages before it stay done"

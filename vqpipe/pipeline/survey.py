@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from vqpipe.errors import ClusterError, VqpipeError
+from vqpipe.pipeline.machine import held_memory
 from vqpipe.pipeline.run import Run
 from vqpipe.runner import Item, Job, Outcome, Result, Runner, Sum, Worker
 from vqpipe.tasks.survey import Facts, SurveyJob, peak_memory, survey_worker
@@ -14,6 +15,9 @@ from vqpipe.tasks.survey import Facts, SurveyJob, peak_memory, survey_worker
 # Workers that join later are asked when they were there for so long at most: to look costs a message, and a
 # round of training is some 50 ms.
 LOOK_SECONDS = 5.0
+
+# To see what they hold costs a message as well, while work goes on.
+MEMORY_SECONDS = 5.0
 
 # Of workers that cannot do the run, so many are named.
 MOST_NAMED = 3
@@ -35,6 +39,7 @@ class Surveyed:
         self._run = run
         self._runner = runner
         self._looked: float | None = None
+        self._weighed = -MEMORY_SECONDS
         self._here: Facts | None = None
         self._known: set[str] = set()
         self._cpus: Counter[str] = Counter()
@@ -49,7 +54,7 @@ class Surveyed:
     ) -> Iterator[Outcome[Item, Result]]:
         """Run a task for every item, as `Runner.map`."""
         self._look()
-        return self._runner.map(task, items, job)
+        return self._weighing(self._runner.map(task, items, job))
 
     def fold(
         self,
@@ -60,13 +65,34 @@ class Surveyed:
     ) -> Sum:
         """Run a task for every item and add the results, as `Runner.fold`."""
         self._look()
-        return self._runner.fold(task, items, job, result_bytes)
+        total = self._runner.fold(task, items, job, result_bytes)
+        self._weigh()
+        return total
+
+    def worker_memory(self) -> tuple[int, list[int]]:
+        """Return how many workers there are and what they hold, as `Runner.worker_memory`."""
+        return self._runner.worker_memory()
 
     def survey(
         self, task: Callable[[Worker, Job], Result], job: Job, known: Iterable[str] = ()
     ) -> list[Outcome[Worker, Result]]:
         """Run a short task once on every worker, as `Runner.survey`; on none as long as none was needed."""
         return [] if self._looked is None else self._runner.survey(task, job, known)
+
+    def _weighing(
+        self, outcomes: Iterator[Outcome[Item, Result]]
+    ) -> Iterator[Outcome[Item, Result]]:
+        for outcome in outcomes:
+            self._weigh()
+            yield outcome
+
+    def _weigh(self) -> None:
+        """Tell now and then what this process and the workers hold."""
+        if time.monotonic() - self._weighed < MEMORY_SECONDS:
+            return
+        count, held = self._runner.worker_memory()
+        self._run.progress.use_memory(held_memory(), max(held, default=0), count)
+        self._weighed = time.monotonic()
 
     def _look(self) -> None:
         """Look at workers that are new.

@@ -13,7 +13,7 @@ from vqpipe.kmeans.stopping import next_phase
 from vqpipe.kmeans.tally import Tally
 from vqpipe.memory import tally_bytes
 from vqpipe.pipeline.generation import STAGES_FILE, Generation, list_generations
-from vqpipe.pipeline.rotation import planned_rounds, turn
+from vqpipe.pipeline.rotation import planned_rounds, planned_rows, turn
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sizes import MOST_HELDOUT_ROWS
 from vqpipe.pipeline.stage import Need, Stage
@@ -99,13 +99,13 @@ def execute(run: Run) -> str:
 def _train(run: Run, sample: Sample) -> TrainState:
     schedule = run.schedule_for(sample.rows["train"])
     state = _resume(run) or begin_training(run, sample)
-    run.progress.begin("train", planned_rounds(run.spec, schedule), "rounds")
-    run.progress.advance(len(state.history))
+    planned = planned_rows(run.spec, schedule)
+    run.progress.begin("train", planned, "rows", done=state.rows_seen)
     written = time.monotonic()
     while True:
+        seen = state.rows_seen
         if state.phase == "turning":
             state = turn(run, sample, state)
-            run.progress.advance(1)
         else:
             state, tally = _fan_out(run, sample, schedule, state)
             if tally is not None:
@@ -116,6 +116,7 @@ def _train(run: Run, sample: Sample) -> TrainState:
                 state = begin_next_stage(run, sample, state)
             else:
                 return state
+        run.progress.advance(state.rows_seen - seen, _in_words(run, schedule, state))
         if time.monotonic() - written > CHECKPOINT_SECONDS:
             _checkpoint(run, state)
             written = time.monotonic()
@@ -170,8 +171,6 @@ def _looked(run: Run, sample: Sample, state: TrainState, look: Look) -> TrainSta
     """Keep what the held-out rows say, and search in more groups where too much is missed."""
     heldout = look.distortion if sample.rows["heldout"] else None
     state = state.looked(heldout, look.search_loss if state.probes else None)
-    if heldout is not None:
-        run.progress.advance(0, f"held-out distortion {heldout:.6g}")
     if state.probes and look.search_loss > MOST_SEARCH_LOSS:
         state = replace(state, probes=more_probes(run.spec, state.probes))
     return state
@@ -191,8 +190,14 @@ def _step(run: Run, schedule: Schedule, state: TrainState, tally: Tally) -> Trai
         step.dead,
         step.moved,
     )
-    run.progress.advance(1)
     return next_phase(step.state.recorded(record), schedule, run.config.train.stop)
+
+
+def _in_words(run: Run, schedule: Schedule, state: TrainState) -> str:
+    """Return how far training is: rounds, and what held-out rows said last."""
+    said = f"round {len(state.history)} of at most {planned_rounds(run.spec, schedule)}"
+    looks = [record.heldout for record in state.history if record.heldout is not None]
+    return f"{said}, held-out distortion {looks[-1]:.6g}" if looks else said
 
 
 def _change(run: Run, sample: Sample, learnt: Quantizer) -> dict[str, Any] | None:
@@ -234,4 +239,9 @@ def _resume(run: Run) -> TrainState | None:
         return None
 
 
-STAGE = Stage("train", need, execute)
+def kept(run: Run) -> str:
+    """Say what an interrupted training leaves."""
+    return f"training goes on from its last checkpoint, one every {CHECKPOINT_SECONDS:.0f} s"
+
+
+STAGE = Stage("train", need, execute, kept=kept)

@@ -167,11 +167,12 @@ def _check_shards(
     seed = 0 if check.config is None else check.config.seed
     book = None if digest is None else generation.codebook_path
     job = VerifyJob(codes, records, book, digest, source, check.rows, seed)
-    check.progress.begin("verify", sum(shard.rows for shard in shards), "rows")
+    rows = sum(shard.rows for shard in shards)
+    check.progress.begin("verify", rows, "rows", shards=len(shards))
     found: dict[Shard, ShardCheck] = {}
     for outcome in check.runner.map(verify_shard, shards, job):
         found[outcome.item] = outcome.value()
-        check.progress.advance(outcome.item.rows)
+        check.progress.advance(outcome.item.rows, shards=1)
     masked = sum(part.masked_rows for part in found.values())
     lost = _masks_lost(generation, codes, masked)
     for shard in shards:

@@ -78,7 +78,7 @@ def format_of(path: str) -> str:
         raise SourceError(f"source {path}: {missing(path, 'file')}")
     raise SourceError(
         f"source {path}: the ending {ending!r} tells no format; known are "
-        f"{', '.join(sorted(_ENDINGS))}: rename the file or set `format`"
+        f"{', '.join(sorted(_ENDINGS))}: rename the file or set `format`; of anything else make .npy, with numpy.save"
     )
 
 
