@@ -32,7 +32,7 @@ def need(run: Run) -> Need:
         return Need("to do", "follows from encode")
     if "export" in run.redo:
         return Need("to do", "forced")
-    files = _files(run, run.codes())
+    files = plan_files(run, run.codes())
     done = run.generation.is_done("export", export_fingerprint(run, run.codes()))
     if done:
         lost = [file.name for file in files if not _is_there(run, file)]
@@ -47,7 +47,7 @@ def need(run: Run) -> Need:
 def execute(run: Run) -> str:
     """Write the files that the config asks for."""
     codes = run.finished_codes()
-    files = _files(run, codes)
+    files = plan_files(run, codes)
     if any("/" in file.name for file in files):
         (run.generation.folder / "index").create()
     masked_rows = run.generation.folder.read_json(EVALUATION_FILE)["masked_rows"]
@@ -81,7 +81,8 @@ def _is_there(run: Run, file: ExportFile) -> bool:
         return False
 
 
-def _files(run: Run, codes: CodeArray) -> list[ExportFile]:
+def plan_files(run: Run, codes: CodeArray) -> list[ExportFile]:
+    """Return the files that the config asks for, and the rows of each."""
     files: list[ExportFile] = []
     if "faiss" in run.config.export:
         row_bytes = packed_row_bytes(run.spec.columns, run.spec.k)

@@ -1,0 +1,89 @@
+"""The plots of a sweep: what a codebook's bits buy, vqpipe's beside FAISS's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bokeh.models import ColumnDataSource, FixedTicker, NumeralTickFormatter
+
+from vqpipe.report.plots import (
+    _BLUE,
+    _INK,
+    _ORANGE,
+    MAX_POINTS,
+    _add_hover,
+    _empty_figure,
+    _style_legend,
+    _to_json,
+)
+
+# A name beside each of more points than this would hide the others.
+_MOST_NAMES = 40
+
+
+def plot_against_bits(
+    codebooks: Sequence[Mapping[str, Any]], of: Mapping[str, Sequence[float | None]], label: str, target: str
+) -> str:  # fmt: skip
+    """Draw a figure of each codebook against its bits: points, and a line along the Pareto front.
+
+    Parameters
+    ----------
+    codebooks : sequence of mappings
+        ``codebook``, ``bits_per_vector``, ``on_front``.
+    of : mapping of str to sequence of float
+        The figure of each codebook, in their order, under ``vqpipe`` and ``faiss``; None where there is none.
+    label : str
+        Of the figure.
+    target : str
+        Id of the element that the plot is drawn into.
+
+    Returns
+    -------
+    str
+        The plot as JSON, safe inside a script element.
+    """
+    bits = sorted({int(one["bits_per_vector"]) for one in codebooks})
+    plot = _empty_figure("bits per vector", label, x_axis_type="log", x_range=_room(bits))
+    plot.xaxis.ticker = FixedTicker(ticks=bits)
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    front = [
+        (one["bits_per_vector"], value)
+        for one, value in zip(codebooks, of["vqpipe"], strict=True)
+        if one["on_front"] and value is not None
+    ][:MAX_POINTS]
+    if len(front) > 1:
+        plot.line(*map(list, zip(*front, strict=True)), line_color=_BLUE, line_width=1.5, line_alpha=0.6)  # fmt: skip
+    looks = {
+        "faiss": ("FAISS", {"marker": "diamond", "size": 11, "line_color": _ORANGE, "fill_color": None}),
+        "vqpipe": ("vqpipe", {"marker": "circle", "size": 8, "color": _BLUE}),
+    }  # fmt: skip
+    marks = []
+    for side, (name, look) in looks.items():
+        shown = [
+            (one["codebook"], one["bits_per_vector"], value)
+            for one, value in zip(codebooks, of[side], strict=True)
+            if value is not None
+        ][:MAX_POINTS]
+        if not shown:
+            continue
+        names, places, values = (list(part) for part in zip(*shown, strict=True))
+        source = ColumnDataSource({"codebook": names, "bits": places, "value": values})
+        marks.append(
+            plot.scatter("bits", "value", source=source, name=name, legend_label=name, **look)
+        )
+        if side == "vqpipe" and len(names) <= _MOST_NAMES:
+            plot.text(
+                "bits", "value", text="codebook", source=source, x_offset=7, y_offset=-4,
+                text_color=_INK, text_font_size="12px",
+            )  # fmt: skip
+    tooltips = [("", "$name"), ("codebook", "@codebook"), ("bits", "@bits{0,0}"), (label, "@value{%.4g}")]  # fmt: skip
+    _add_hover(plot, marks, tooltips, "@value")
+    if marks:
+        _style_legend(plot)
+    return _to_json(plot, target)
+
+
+def _room(bits: Sequence[int]) -> tuple[float, float]:
+    """Return the ends of the axis: room for a name beside the last point."""
+    return bits[0] / 1.2, bits[-1] * 1.45
