@@ -51,7 +51,7 @@ def _by_recall(codebooks: Sequence[Mapping[str, Any]], place: str) -> str:
     if not good:
         best = max(searched, key=lambda one: float(one["vqpipe"]["recall"][place]))
         return (
-            f"none reaches recall@{place} of {GOOD_RECALL}; {best['codebook']} comes nearest "
+            f"None reaches recall@{place} of {GOOD_RECALL}; {best['codebook']} comes nearest "
             f"({best['vqpipe']['recall'][place]:.3f}, in {best['bytes_per_vector']:g} bytes a vector): try more bytes"
         )
     smallest = min(one["bits_per_vector"] for one in good)
@@ -90,4 +90,4 @@ def _same_bits(codebooks: Sequence[Mapping[str, Any]]) -> str:
                 f"in the same {best['bytes_per_vector']:g} bytes {best['codebook']} leaves {1 - least / most:.0%} less "
                 f"distortion than {worst['codebook']}"
             )
-    return "; " + "; ".join(found) if found else ""
+    return "".join(f"; {said}" for said in found)

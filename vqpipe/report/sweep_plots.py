@@ -43,8 +43,17 @@ def plot_against_bits(
     str
         The plot as JSON, safe inside a script element.
     """
-    bits = sorted({int(one["bits_per_vector"]) for one in codebooks})
-    plot = _empty_figure("bits per vector", label, x_axis_type="log", x_range=_room(bits))
+    there = zip(codebooks, of["vqpipe"], strict=True)
+    bits = sorted({int(one["bits_per_vector"]) for one, value in there if value is not None})
+    largest = max((value for side in of.values() for value in side if value is not None), default=1)
+    # From zero, so that a difference looks as large as it is; names stand above the highest points.
+    plot = _empty_figure(
+        "bits per vector",
+        label,
+        x_axis_type="log",
+        x_range=_room(bits),
+        y_range=(0, 1.15 * largest),
+    )
     plot.xaxis.ticker = FixedTicker(ticks=bits)
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     front = [
@@ -81,9 +90,11 @@ def plot_against_bits(
     _add_hover(plot, marks, tooltips, "@value")
     if marks:
         _style_legend(plot)
+        # Distortion falls to the right and recall rises: this corner neither needs.
+        plot.legend.location = "bottom_left" if label.startswith("relative") else "bottom_right"
     return _to_json(plot, target)
 
 
 def _room(bits: Sequence[int]) -> tuple[float, float]:
     """Return the ends of the axis: room for a name beside the last point."""
-    return bits[0] / 1.2, bits[-1] * 1.45
+    return (bits[0] / 1.2, bits[-1] * 1.45) if bits else (1, 10)
