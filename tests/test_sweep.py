@@ -434,8 +434,10 @@ def line(name: str, bits: int, distortion: float, recall: float | None) -> dict[
     [
         (
             [line("PQ8x8", 64, 0.4, 0.7), line("PQ16x8", 128, 0.2, 0.95), line("OPQ16x8", 128, 0.19, 0.96)],
-            "OPQ16x8 is the smallest with recall@10 of at least 0.9 (0.960, in 16 bytes a vector); "
-            + "in the same 16 bytes OPQ16x8 leaves 5% less distortion than PQ16x8.",
+            (
+                "OPQ16x8 is the smallest with recall@10 of at least 0.9 (0.960, in 16 bytes a vector); "
+                "in the same 16 bytes OPQ16x8 leaves 5% less distortion than PQ16x8."
+            ),
         ),
         (
             [line("PQ8x8", 64, 0.4, 0.7), line("KM9", 4, 0.9, None)],
@@ -443,8 +445,10 @@ def line(name: str, bits: int, distortion: float, recall: float | None) -> dict[
         ),
         (
             [line("KM8", 3, 0.8, None), line("KM64", 6, 0.6, None)],
-            "KM64 leaves the least distortion (60.0% of the variance), in 6 bits a vector; "
-            + "no recall was measured to choose by.",
+            (
+                "KM64 leaves the least distortion (60.0% of the variance), in 6 bits a vector; "
+                "no recall was measured to choose by."
+            ),
         ),
     ],
 )  # fmt: skip
