@@ -453,7 +453,9 @@ def line(name: str, bits: int, distortion: float, recall: float | None) -> dict[
     ],
 )  # fmt: skip
 def test_the_advice_follows_from_the_figures(lines: list[dict[str, Any]], said: str) -> None:
-    assert advise(lines) == said
+    choice, advice = advise(lines)
+    assert advice == said
+    assert choice == next(one["codebook"] for one in lines if one["codebook"] in said)
 
 
 # --- The command, the table, the page --------------------------------------------------------------------------------
@@ -478,7 +480,7 @@ def vqpipe(*arguments: str) -> Result:
 
 RESULT = {
     "output", "folder", "page", "name", "metric", "seed", "source", "sample", "measured_on", "in_sample", "queries",
-    "workers", "advice", "codebooks", "versions", "warnings",
+    "workers", "choice", "advice", "codebooks", "versions", "warnings",
 }  # fmt: skip
 LINE = {
     "codebook", "kind", "bits_per_vector", "bytes_per_vector", "ratio", "on_front", "vqpipe", "faiss", "full",
@@ -615,3 +617,14 @@ def test_names_from_outside_are_no_markup(swept: tuple[Config, dict[str, Any]]) 
     _, result = swept
     page = render_sweep({**result, "name": "<b>x</b>", "advice": "</script><b>"})
     assert "<b>" not in page.split("<script>")[0]
+
+
+def test_a_sweep_works_in_an_object_store(source: Path, tmp_path: Path) -> None:
+    config = config_in(tmp_path, source, output="memory://swept/out")
+    result = sweep(config, ["PQ10x4", "KM8"])
+    told = Told()
+    again = sweep(config, ["PQ10x4", "KM8"], told)
+    assert {status for _, status, _ in told.finished} == {"skipped"}
+    assert again["codebooks"] == result["codebooks"]
+    plain = sweep(config_in(tmp_path, source), ["PQ10x4", "KM8"])
+    assert lasting(plain)["codebooks"] == lasting(result)["codebooks"]

@@ -103,10 +103,9 @@ def sweep(
             metavar="FOLDER", help="Work in this folder or URL, not in the config's output."
         ),
     ] = None,
-    faiss: Annotated[
-        bool,
-        typer.Option("--faiss/--no-faiss", help="Have FAISS learn the same codebooks, to compare."),
-    ] = True,
+    no_faiss: Annotated[
+        bool, typer.Option("--no-faiss", help="Do without FAISS's own training of each codebook.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare codebooks: learn each from one sample, measure it, and say what it would take on the full source.
@@ -120,7 +119,7 @@ def sweep(
         codebooks=codebook,
         overrides=overrides or [],
         to=to,
-        faiss=faiss,
+        faiss=not no_faiss,
         as_json=as_json,
     )
 

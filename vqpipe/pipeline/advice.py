@@ -24,8 +24,8 @@ def recall_place(recalls: Sequence[Mapping[str, float] | None]) -> str | None:
     return min(there[0], key=lambda k: (abs(int(k) - 10), int(k))) if there else None
 
 
-def advise(codebooks: Sequence[Mapping[str, Any]]) -> str:
-    """Return what follows from the figures, in one sentence.
+def advise(codebooks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return which codebook to take, and why, in one sentence: what follows from the figures.
 
     Parameters
     ----------
@@ -38,19 +38,19 @@ def advise(codebooks: Sequence[Mapping[str, Any]]) -> str:
     >>> one = {"codebook": "PQ8x8", "bytes_per_vector": 8.0, "bits_per_vector": 64}
     >>> one["vqpipe"] = {"relative_distortion": 0.3, "distortion": 3.0, "recall": {"10": 0.93}}
     >>> advise([one])
-    'PQ8x8 is the smallest with recall@10 of at least 0.9 (0.930, in 8 bytes a vector).'
+    ('PQ8x8', 'PQ8x8 is the smallest with recall@10 of at least 0.9 (0.930, in 8 bytes a vector).')
     """
     place = recall_place([one["vqpipe"]["recall"] for one in codebooks])
-    said = _by_distortion(codebooks) if place is None else _by_recall(codebooks, place)
-    return f"{said}{_same_bits(codebooks)}."
+    best, said = _by_distortion(codebooks) if place is None else _by_recall(codebooks, place)
+    return best, f"{said}{_same_bits(codebooks)}."
 
 
-def _by_recall(codebooks: Sequence[Mapping[str, Any]], place: str) -> str:
+def _by_recall(codebooks: Sequence[Mapping[str, Any]], place: str) -> tuple[str, str]:
     searched = [one for one in codebooks if one["vqpipe"]["recall"]]
     good = [one for one in searched if one["vqpipe"]["recall"][place] >= GOOD_RECALL]
     if not good:
         best = max(searched, key=lambda one: float(one["vqpipe"]["recall"][place]))
-        return (
+        return str(best["codebook"]), (
             f"None reaches recall@{place} of {GOOD_RECALL}; {best['codebook']} comes nearest "
             f"({best['vqpipe']['recall'][place]:.3f}, in {best['bytes_per_vector']:g} bytes a vector): try more bytes"
         )
@@ -59,17 +59,17 @@ def _by_recall(codebooks: Sequence[Mapping[str, Any]], place: str) -> str:
         (one for one in good if one["bits_per_vector"] == smallest),
         key=lambda one: float(one["vqpipe"]["recall"][place]),
     )
-    return (
+    return str(best["codebook"]), (
         f"{best['codebook']} is the smallest with recall@{place} of at least {GOOD_RECALL} "
         f"({best['vqpipe']['recall'][place]:.3f}, in {best['bytes_per_vector']:g} bytes a vector)"
     )
 
 
-def _by_distortion(codebooks: Sequence[Mapping[str, Any]]) -> str:
+def _by_distortion(codebooks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     best = min(codebooks, key=lambda one: float(one["vqpipe"]["distortion"]))
     share = best["vqpipe"]["relative_distortion"]
     of_variance = "" if share is None else f" ({share:.1%} of the variance)"
-    return (
+    return str(best["codebook"]), (
         f"{best['codebook']} leaves the least distortion{of_variance}, in {best['bits_per_vector']:,} bits a vector; "
         "no recall was measured to choose by"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vqpipe.memory import PROCESS_BYTES
@@ -36,22 +36,25 @@ def faiss_rows(run: Run) -> int:
 
 
 def train_peers(runs: Sequence[Run], judge: Judge) -> None:
-    """Have FAISS learn what it has not learnt before, a task a codebook, and measure each as it comes.
+    """Have FAISS learn what it has not learnt before, a task a codebook, and measure what it learnt.
 
     A training that fails is warned of and left out: it is no part of what vqpipe does.
     """
-    pending: dict[str, Run] = {}
+    pending = {_path(run): run for run in runs if not _is_trained(run)}
+    for path, run in list(pending.items()):
+        if faiss_rows(run) < run.spec.k:
+            run.warn(f"faiss: memory_per_worker holds too few rows for {run.spec}; it is left out")
+            del pending[path]
+    if pending:
+        _train(pending)
     for run in runs:
-        if not _is_trained(run):
-            if faiss_rows(run) >= run.spec.k:
-                pending[_path(run)] = run
-            else:
-                run.warn(f"faiss: cannot hold enough rows for {run.spec} within memory_per_worker")
-        elif not is_measured(run, "faiss_measure", _digest(run)):
+        if _is_trained(run) and not is_measured(run, "faiss_measure", _digest(run)):
             _measure(run, judge)
-    if not pending:
-        return
-    first = runs[0]
+
+
+def _train(pending: Mapping[str, Run]) -> None:
+    """Have FAISS learn codebooks, each by one task, and keep them as they come."""
+    first = next(iter(pending.values()))
     items = [FaissItem(run.spec, faiss_rows(run), path) for path, run in pending.items()]
     job = FaissJob(first.finished_sample(), first.config.source.metric, first.config.seed)
     first.progress.begin("faiss", len(items), "codebooks")
@@ -61,8 +64,7 @@ def train_peers(runs: Sequence[Run], judge: Judge) -> None:
             run.warn(f"faiss: training {run.spec} failed, so it is left out: {outcome.error}")
         else:
             _keep(run, outcome.item, outcome.value())
-            _measure(run, judge)
-        first.progress.advance(1, f"{run.spec}")
+        first.progress.advance(1, str(run.spec))
 
 
 def peer_figures(run: Run) -> dict[str, Any] | None:

@@ -152,9 +152,10 @@ def _result(found: Candidates, *, faiss: bool) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``output, folder, page, name, metric, seed, source, sample, measured_on, in_sample, queries, workers, advice,
-        codebooks, versions, warnings``; of each codebook ``codebook, kind, bits_per_vector, bytes_per_vector, ratio,
-        on_front, vqpipe, faiss`` (None where it was left out) and ``full``: what it takes on the full source.
+        ``output, folder, page, name, metric, seed, source, sample, measured_on, in_sample, queries, workers, choice,
+        advice, codebooks, versions, warnings``; of each codebook ``codebook, kind, bits_per_vector,
+        bytes_per_vector, ratio, on_front, vqpipe, faiss`` (None where it was left out) and ``full``: what it takes on
+        the full source.
     """
     first, drawn = found.runs[0], found.runs[0].finished_sample()
     codebooks = [_line(run, faiss=faiss) for run in found.runs]
@@ -162,6 +163,7 @@ def _result(found: Candidates, *, faiss: bool) -> dict[str, Any]:
     standings = [_standing(line, place) for line in codebooks]
     for line, is_best in zip(codebooks, on_front(standings), strict=True):
         line["on_front"] = is_best
+    choice, advice = advise(codebooks)
     figures = [figures_of(run, "measure") for run in found.runs]
     source = first.source
     return {
@@ -189,7 +191,8 @@ def _result(found: Candidates, *, faiss: bool) -> dict[str, Any]:
         "in_sample": figures[0]["in_sample"],
         "queries": max(one["queries"] for one in figures),
         "workers": first.runner.workers,
-        "advice": advise(codebooks),
+        "choice": choice,
+        "advice": advice,
         "codebooks": codebooks,
         "versions": versions(),
         "warnings": list(dict.fromkeys(said for run in found.runs for said in run.warnings)),

@@ -14,7 +14,7 @@ class Named:
 
     def begin(self, stage: str, total: int, unit: str) -> None:
         """Begin a stage."""
-        self._progress.begin(stage if stage == "sample" else self._name, total, unit)
+        self._progress.begin(self._name if stage == "train" else stage, total, unit)
 
     def advance(self, amount: int, note: str = "") -> None:
         """Add finished units."""

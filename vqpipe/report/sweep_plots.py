@@ -21,6 +21,9 @@ from vqpipe.report.plots import (
 # A name beside each of more points than this would hide the others.
 _MOST_NAMES = 40
 
+# Points of equal bits are near each other where names would overlap: by this share of the largest figure.
+_NEAR = 0.08
+
 
 def plot_against_bits(
     codebooks: Sequence[Mapping[str, Any]], of: Mapping[str, Sequence[float | None]], label: str, target: str
@@ -82,10 +85,7 @@ def plot_against_bits(
             plot.scatter("bits", "value", source=source, name=name, legend_label=name, **look)
         )
         if side == "vqpipe" and len(names) <= _MOST_NAMES:
-            plot.text(
-                "bits", "value", text="codebook", source=source, x_offset=7, y_offset=-4,
-                text_color=_INK, text_font_size="12px",
-            )  # fmt: skip
+            _write_names(plot, shown, _NEAR * largest)
     tooltips = [("", "$name"), ("codebook", "@codebook"), ("bits", "@bits{0,0}"), (label, "@value{%.4g}")]  # fmt: skip
     _add_hover(plot, marks, tooltips, "@value")
     if marks:
@@ -93,6 +93,25 @@ def plot_against_bits(
         # Distortion falls to the right and recall rises: this corner neither needs.
         plot.legend.location = "bottom_left" if label.startswith("relative") else "bottom_right"
     return _to_json(plot, target)
+
+
+def _write_names(plot: Any, shown: Sequence[tuple[str, int, float]], near: float) -> None:
+    """Write names beside points; those of points that are near each other on one line."""
+    lines: list[tuple[list[str], int, float]] = []
+    for name, bits, value in sorted(shown, key=lambda point: (point[1], -point[2])):
+        if lines and lines[-1][1] == bits and lines[-1][2] - value < near:
+            lines[-1][0].append(name)
+        else:
+            lines.append(([name], bits, value))
+    data = {
+        "text": [", ".join(names) for names, _, _ in lines],
+        "bits": [bits for _, bits, _ in lines],
+        "value": [value for _, _, value in lines],
+    }
+    plot.text(
+        "bits", "value", text="text", source=ColumnDataSource(data), x_offset=7, y_offset=-4,
+        text_color=_INK, text_font_size="12px",
+    )  # fmt: skip
 
 
 def _room(bits: Sequence[int]) -> tuple[float, float]:
