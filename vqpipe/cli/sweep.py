@@ -14,7 +14,6 @@ from vqpipe.config_file import load_config, parse_overrides
 from vqpipe.engines.choose import make_runner
 from vqpipe.pipeline.sweep import run_sweep
 from vqpipe.report.sweep_words import Table, cost_table, notes, quality_table
-from vqpipe.urls import absolute
 
 # Stands in the config's place of a codebook, which need not be there.
 _ANY = "KM1"
@@ -31,10 +30,11 @@ def execute(
 ) -> None:
     """Learn and measure codebooks on one sample, and print what tells them apart."""
     changes = {**parse_overrides(overrides), "codebook": _ANY}
+    if to is not None:
+        changes["output"] = to
     loaded = load_config(config, changes)
-    folder = None if to is None else absolute(to)
     with Display() as display, make_runner(loaded) as runner:
-        found = run_sweep(loaded, codebooks, runner, display, to=folder, faiss=faiss)
+        found = run_sweep(loaded, codebooks, runner, display, faiss=faiss)
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
         return

@@ -56,7 +56,7 @@ class Candidates:
 
 @viewing()
 def begin_sweep(
-    config: Config, names: Sequence[str], runner: Runner, progress: Progress, to: str | None = None
+    config: Config, names: Sequence[str], runner: Runner, progress: Progress
 ) -> Candidates:
     """Turn a config and the names of codebooks into runs. Nothing is written yet.
 
@@ -68,15 +68,13 @@ def begin_sweep(
         Short names of codebooks, also several in one, commas between them.
     runner : Runner
     progress : Progress
-    to : str, optional
-        A folder to take for the output.
 
     Raises
     ------
     InputError
         For whatever of the user's input is wrong: all that is wrong with the codebooks in one message.
     """
-    output = Folder(config.output if to is None else to)
+    output = Folder(config.output)
     folder = output / SWEEP_FOLDER
     check_reach(config)
     output.check_writable()

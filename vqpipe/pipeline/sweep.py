@@ -21,7 +21,7 @@ from vqpipe.pipeline.pipeline import run_stage
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.survey import Surveyed
 from vqpipe.pipeline.sweep_progress import Named
-from vqpipe.pipeline.trial import find_trial
+from vqpipe.pipeline.trial import find_trial, known_figures
 from vqpipe.progress import Progress
 from vqpipe.quantizer.faiss_index import index_bytes
 from vqpipe.report import render_sweep
@@ -30,6 +30,9 @@ from vqpipe.shards import ceil_div
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.versions import versions
+
+# What is kept of a training that one process did from its beginning to its end.
+_TIMED = {"seconds": float, "workers": int}
 
 PAGE_FILE, FIGURES_FILE = "sweep.html", "sweep.json"
 
@@ -40,7 +43,6 @@ def run_sweep(
     runner: Runner,
     progress: Progress,
     *,
-    to: str | None = None,
     faiss: bool = True,
     patience: Patience = PATIENCE,
 ) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def run_sweep(
 
     Parameters
     ----------
-    config, names, runner, progress, to
+    config, names, runner, progress
         As `begin_sweep` takes them.
     faiss : bool
         Whether FAISS learns them as well.
@@ -72,13 +74,13 @@ def run_sweep(
     StageError
         If a stage fails; what is done stays.
     """
-    found = begin_sweep(config, names, runner, progress, to)
+    found = begin_sweep(config, names, runner, progress)
     output = found.runs[0].output
     output.create()
     with take_lease(output, progress.warn, patience) as lease:
         if state_of(list_generations(output)) != found.begun_from:
             # A run worked here in between.
-            found = begin_sweep(config, names, runner, progress, to)
+            found = begin_sweep(config, names, runner, progress)
         surveyed = Surveyed(found.runs[0], runner)
         for run in found.runs:
             run.hold(lease)
@@ -213,8 +215,8 @@ def _line(run: Run, *, faiss: bool) -> dict[str, Any]:
     ours = {
         **measured,
         "train_rows": run.finished_sample().rows["train"],
-        "train_seconds": record.get("seconds"),
-        "train_workers": record.get("workers"),
+        "train_seconds": record["seconds"] if known_figures(record, _TIMED) else None,
+        "train_workers": record["workers"] if known_figures(record, _TIMED) else None,
         "rounds": len(read_codebook(run.generation.codebook_path).history),
         "digest": run.finished_digest(),
         "path": run.generation.codebook_path,

@@ -66,14 +66,15 @@ def train_by_faiss(rows: Float32, spec: CodebookSpec, metric: Metric, seed: int)
         offset = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         codebook = Codebook("KM", metric, offset, centroids)
     else:
-        codebook = replace(_learnt(_untrained(spec, dim, seed, rows), rows), metric=metric)
+        codebook = replace(_learn(rows, spec, seed), metric=metric)
     if metric == "cosine":
         codebook = replace(codebook, offset=np.zeros(dim, np.float32))
     return Quantizer(codebook, choose_route(spec, dim))
 
 
-def _untrained(spec: CodebookSpec, dim: int, seed: int, rows: Float32) -> Any:
-    bits = code_bits(spec.k)
+def _learn(rows: Float32, spec: CodebookSpec, seed: int) -> Codebook:
+    """Train an index and return its codebook, by way of its file: the reader of indexes checks what is in it."""
+    dim, bits = rows.shape[1], code_bits(spec.k)
     index: Any
     if spec.kind == "RQ":
         index = faiss.IndexResidualQuantizer(dim, spec.stages, bits)
@@ -88,21 +89,14 @@ def _untrained(spec: CodebookSpec, dim: int, seed: int, rows: Float32) -> Any:
     clustering.seed = seed
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = _BEAM * len(rows)
-    if spec.kind != "OPQ":
-        return index
-    rotation = faiss.OPQMatrix(dim, spec.m)
-    rotation.max_train_points = len(rows)
-    # Left alone it would turn rows for a product of 8 bits.
-    product = faiss.ProductQuantizer(dim, spec.m, bits)
-    rotation.pq = product
-    turned: Any = faiss.IndexPreTransform(rotation, index)
-    # What is only pointed to must live as long as what points to it.
-    turned.held = (rotation, product, index)
-    return turned
-
-
-def _learnt(index: Any, rows: Float32) -> Codebook:
-    """Train an index and return its codebook, by way of its file: the reader of indexes checks what is in it."""
+    if spec.kind == "OPQ":
+        rotation = faiss.OPQMatrix(dim, spec.m)
+        rotation.max_train_points = len(rows)
+        # Left alone it would turn rows for a product of 8 bits. It is only pointed to: the name keeps it alive.
+        product = faiss.ProductQuantizer(dim, spec.m, bits)
+        product.cp.min_points_per_centroid = 1
+        rotation.pq = product
+        index = faiss.IndexPreTransform(rotation, index)
     index.train(rows)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "trained.faiss")
