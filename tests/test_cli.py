@@ -27,6 +27,7 @@ STAGES = ["ingest", "sample", "train", "encode", "evaluate", "export", "report"]
 OPTIONS = {
     "run": ["CONFIG", "--set", "--until", "--force", "--direct", "--log-json", "--json"],
     "plan": ["CONFIG", "--set", "--json"],
+    "sweep": ["CONFIG", "--codebook", "--set", "--to", "--no-faiss", "--json"],
     "inspect": ["PATH", "--json"],
     "verify": ["OUTPUT", "--repair", "--rows", "--json"],
     "prune": ["OUTPUT", "--yes", "--json"],

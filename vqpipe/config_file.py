@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vqpipe.config import SYNTHETIC_SCHEME, Config
+from vqpipe.config import SYNTHETIC_SCHEME, CodebookConfig, Config, parse_codebook
 from vqpipe.config_mistakes import explain, explain_yaml
 from vqpipe.errors import ConfigError
 from vqpipe.urls import absolute
@@ -182,6 +182,39 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
             )
         overrides[key] = _parse(value, f"--set {assignment!r}")
     return overrides
+
+
+def parse_codebooks(names: Iterable[str]) -> tuple[list[CodebookConfig], list[str]]:
+    """Read the short names of codebooks, each commas apart from the next or given by itself.
+
+    Returns
+    -------
+    codebooks : list of CodebookConfig
+        Of the names that are right, in their order.
+    mistakes : list of str
+        What is wrong with the others, one a name.
+
+    Examples
+    --------
+    >>> codebooks, mistakes = parse_codebooks(["PQ8, KM64", "XQ1"])
+    >>> [str(codebook.spec) for codebook in codebooks]
+    ['PQ8x8', 'KM64']
+    >>> mistakes
+    ['codebook XQ1: names no codebook: write KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16 or RQ8']
+    """
+    found: list[CodebookConfig] = []
+    mistakes: list[str] = []
+    for name in (part.strip() for text in names for part in text.split(",")):
+        try:
+            found.append(CodebookConfig.model_validate(parse_codebook(name)))
+        except ValidationError as error:
+            mistakes += [
+                f"codebook {name}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}"
+                for wrong in error.errors(include_url=False)
+            ]
+        except ValueError as error:
+            mistakes.append(f"codebook {name or repr(name)}: {error}")
+    return found, mistakes
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

@@ -121,6 +121,50 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command(
     epilog=_examples(
+        "vqpipe sweep config.yaml --codebook PQ8,PQ16,OPQ16,RQ16",
+        "vqpipe run config.yaml --set codebook=OPQ16",
+    )
+)
+def sweep(
+    config: ConfigPath,
+    codebook: Annotated[
+        list[str],
+        typer.Option(
+            "--codebook",
+            metavar="NAMES",
+            help="Codebooks to compare, as PQ8,PQ16,OPQ16,RQ16,KM1024; can be given repeatedly.",
+        ),
+    ],
+    overrides: Overrides = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Work in this folder or URL, not in the config's output."
+        ),
+    ] = None,
+    no_faiss: Annotated[
+        bool, typer.Option("--no-faiss", help="Do without FAISS's own training of each codebook.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare codebooks: learn each from one sample, measure it, and say what it would take on the full source.
+
+    Prints bits per vector against distortion and recall, with FAISS's own training on that sample beside it, and writes
+    OUTPUT/sweep/sweep.html and sweep.json. Generations stay as they are; a run with one of the codebooks takes it over.
+    """
+    call(
+        "sweep",
+        config=config,
+        codebooks=codebook,
+        overrides=overrides or [],
+        to=to,
+        faiss=not no_faiss,
+        as_json=as_json,
+    )
+
+
+@app.command(
+    epilog=_examples(
         "vqpipe inspect vectors.npy",
         "vqpipe inspect runs/vectors",
         "vqpipe inspect runs/vectors/v1/codebook.zarr --json",

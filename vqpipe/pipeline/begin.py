@@ -10,7 +10,6 @@ from typing import Any
 from vqpipe.codebook import CodebookSpec
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import CodebookError, ConfigError, OutputError
-from vqpipe.pipeline.evaluate import check_files
 from vqpipe.pipeline.export import check_formats
 from vqpipe.pipeline.generation import (
     STAGES_FILE,
@@ -23,6 +22,7 @@ from vqpipe.pipeline.generation import (
 )
 from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
+from vqpipe.pipeline.queries import check_files
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sizes import sample_settings
 from vqpipe.pipeline.train import find_same_codebook
@@ -59,27 +59,17 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
         For whatever of the user's input is wrong.
     """
     output = Folder(config.output)
-    _check_reach(config)
+    check_reach(config)
     check_formats(config)
     output.check_writable()
     generations = list_generations(output)
     begun_from = state_of(generations)
-    known: Sequence[str] = ()
-    described: dict[str, Description] = {}
-    if generations and force != "ingest":
-        known = generations[0].known_files
-        described = parse_descriptions(generations[0].facts.get("described"))
-    named = config.source
-    source = open_source(
-        named.uri, named.format, named.key, named.rows, known, described, named.ids
-    )
-    source = by_way_of_vectors(source, output.file(VECTORS_NAME))
+    newest = generations[0] if generations and force != "ingest" else None
+    source = open_known_source(config, newest)
     given = None if config.codebook.source is None else read_given(config.codebook.source)
-    spec = _check_codebook(config, source, given)
-    if given is None and config.train.init is not None:
-        read_initial(config.train.init, spec, source.dim, config.source.metric)
-    if generations and force != "ingest":
-        _check_same_source(generations[0], source, output)
+    spec = check_codebook(config, source, given)
+    if newest is not None:
+        check_same_source(newest, source, output)
     generation, news = _choose(config, source, spec, given, generations, force, output)
     redo = frozenset(STAGES[STAGES.index(force) :]) if force else frozenset()
     run = Run(config, source, output, generation, spec, given, runner, progress, redo, news)
@@ -90,7 +80,26 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
     return run
 
 
-def _check_reach(config: Config) -> None:
+def open_known_source(config: Config, newest: Generation | None) -> VectorArray:
+    """Open the source, its files in the order in which the newest generation knows them.
+
+    Raises
+    ------
+    SourceError
+    """
+    known: Sequence[str] = ()
+    described: dict[str, Description] = {}
+    if newest is not None:
+        known = newest.known_files
+        described = parse_descriptions(newest.facts.get("described"))
+    named = config.source
+    source = open_source(
+        named.uri, named.format, named.key, named.rows, known, described, named.ids
+    )
+    return by_way_of_vectors(source, Folder(config.output).file(VECTORS_NAME))
+
+
+def check_reach(config: Config) -> None:
     """Refuse what is in the memory of this process where other processes work."""
     uris = config.source.uri if isinstance(config.source.uri, list) else [config.source.uri]
     named = [uri for uri in (config.output, *uris) if uri.startswith("memory://")]
@@ -101,7 +110,15 @@ def _check_reach(config: Config) -> None:
         )
 
 
-def _check_codebook(config: Config, source: VectorArray, given: Quantizer | None) -> CodebookSpec:
+def check_codebook(
+    config: Config, source: VectorArray, given: Quantizer | None = None
+) -> CodebookSpec:
+    """Return what codebook is to be learnt, or is given, and refuse one that does not fit the source.
+
+    Raises
+    ------
+    CodebookError
+    """
     if given is not None:
         codebook = given.codebook
         if (codebook.dim, codebook.metric) != (source.dim, config.source.metric):
@@ -120,6 +137,8 @@ def _check_codebook(config: Config, source: VectorArray, given: Quantizer | None
             f"codebook {spec}: {spec.k:,} codewords are wanted and the source has {source.rows:,} rows; a codeword "
             f"needs a distinct row of its own: take at most KM{source.rows}"
         )
+    if config.train.init is not None:
+        read_initial(config.train.init, spec, source.dim, config.source.metric)
     return spec
 
 
@@ -137,7 +156,7 @@ def _identity(source: VectorArray, config: Config) -> dict[str, Any]:
     }
 
 
-def _check_same_source(newest: Generation, source: VectorArray, output: Folder) -> None:
+def check_same_source(newest: Generation, source: VectorArray, output: Folder) -> None:
     """Refuse a source that is not the one the output was made from; growth is welcome.
 
     Raises
@@ -231,15 +250,22 @@ def _choose(
             if generation.facts["settings"] == settings:
                 return generation, ""
             news = news or _what_changed(generation.facts["settings"], settings)
+    facts = first_facts(config, source, spec, given)
+    return next_generation(output, facts), news or "the output is new"
+
+
+def first_facts(
+    config: Config, source: VectorArray, spec: CodebookSpec, given: Quantizer | None = None
+) -> dict[str, Any]:
+    """Return what a generation that begins now records of itself."""
     settings = _settings(config, source, source.rows, spec, given)
-    facts = {
+    return {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": _identity(source, config),
         "settings": settings,
         "fingerprints": _fingerprints(settings),
         "stages": {},
     }
-    return next_generation(output, facts), news or "the output is new"
 
 
 def _what_changed(was: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:

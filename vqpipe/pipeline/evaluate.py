@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from vqpipe.config import FileConfig
 from vqpipe.dtypes import Int64
-from vqpipe.errors import SourceError
 from vqpipe.evaluation.health import find_poor_use
 from vqpipe.evaluation.measures import CodeUse
 from vqpipe.evaluation.neighbours import recall
@@ -23,16 +19,17 @@ from vqpipe.pipeline.drift import (
     warn_of_drift,
 )
 from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint, say_changes
+from vqpipe.pipeline.queries import find_queries, named_files
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
-from vqpipe.shards import ceil_div, plan_shards
-from vqpipe.sources import VectorArray, open_source, open_table
+from vqpipe.shards import Shard, ceil_div, plan_shards
 from vqpipe.storage.code_use import has_use, write_use
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.samples import SetName
 from vqpipe.tasks.evaluate import (
     CodeSearch,
+    ExactJob,
     Measured,
     MeasureJob,
     Queries,
@@ -50,13 +47,8 @@ DATABASE_SLICE_BYTES = 64 << 20
 
 def evaluate_fingerprint(run: Run) -> str:
     """Return the fingerprint: the shards' records, the settings, and the files they name."""
-    files = [
-        (file.uri, list(file.stamps(0, file.rows)))
-        for file in (_query_file(run), _truth_file(run))
-        if file is not None
-    ]
     before = (run.records().digest, run.sample_fingerprint, run.encode_fingerprint)
-    return fingerprint([run.config.settings("evaluate"), files], *before)
+    return fingerprint([run.config.settings("evaluate"), named_files(run)], *before)
 
 
 def need(run: Run) -> Need:
@@ -79,7 +71,7 @@ def need(run: Run) -> Need:
 def execute(run: Run) -> str:
     """Measure distortion, count codes, search, and write ``evaluation.json``."""
     codes, heard = run.finished_codes(), len(run.warnings)
-    queries, truth = _queries(run)
+    queries, truth = find_queries(run)
     news = find_news(run, codes)
     found, nearest = _search(run, codes, queries, truth, news)
     facts = {
@@ -99,7 +91,7 @@ def execute(run: Run) -> str:
             nearest[asked], found.nearest.rows[asked], run.config.evaluate.recall_at
         )
         facts["queries"] = int(asked.sum())
-        facts["database_rows"] = found.valid_rows if truth is not None else _database_rows(run)
+        facts["database_rows"] = found.valid_rows if truth is not None else database_rows(run)
     run.rows_done["evaluate"] = codes.rows
     run.may_write()
     write_use(codes.path, found.use.counts)
@@ -168,15 +160,19 @@ def _distortion(run: Run, codes: CodeArray, valid_rows: int) -> dict[str, Any]:
     }
     if run.given is not None:
         return facts
+    return {**facts, **measure_codebook(run, run.generation.codebook_path, run.finished_digest())}
+
+
+def measure_codebook(run: Run, codebook: str, digest: str) -> dict[str, Any]:
+    """Return the distortion that a codebook leaves of held-out rows; of training rows where none were held out."""
     sample = run.finished_sample()
     name: SetName = "heldout" if sample.rows["heldout"] else "train"
     rows = min(sample.rows[name], max(sample.rows["heldout"], 10_000))
-    job = MeasureJob(sample, name, run.generation.codebook_path, run.finished_digest())
+    job = MeasureJob(sample, name, codebook, digest)
     measured: Measured = run.runner.fold(
         measure_slice, list(plan_shards(rows, run.slice_rows(rows))), job
     )
     return {
-        **facts,
         "distortion": measured.spread.distortion,
         "relative_distortion": measured.spread.relative_distortion,
         "error_histogram": measured.errors.plain(),
@@ -201,12 +197,12 @@ def _search(
     sample = None if all_rows or not wanted else run.finished_sample()
     job = SearchJob(
         queries,
-        max(run.config.evaluate.recall_at) if wanted else 0,
         sample,
-        _database_rows(run) if sample else 0,
-        codes,
+        database_rows(run) if sample else 0,
         run.generation.codebook_path,
         run.finished_digest(),
+        max(run.config.evaluate.recall_at) if wanted else 0,
+        codes,
         () if news is None else news.shards,
     )
     run.progress.begin("evaluate", codes.rows, "rows")
@@ -217,96 +213,26 @@ def _search(
         return found, None
     if truth is not None:
         return found, truth
-    slices = list(
-        plan_shards(job.database_rows, max(1, DATABASE_SLICE_BYTES // (4 * run.source.dim)))
-    )
-    return found, run.runner.fold(search_exact, slices, job).rows[:, 0]
+    return found, find_nearest(run, job)
 
 
-def _database_rows(run: Run) -> int:
+def find_nearest(run: Run, job: ExactJob) -> Int64:
+    """Return each query's exact nearest row among the database rows; -1 where there is none."""
+    nearest: Int64 = run.runner.fold(search_exact, database_slices(run, job), job).rows[:, 0]
+    return nearest
+
+
+def database_slices(run: Run, job: ExactJob) -> list[Shard]:
+    """Return the database rows in slices, of which each is one task."""
+    rows = max(1, DATABASE_SLICE_BYTES // (4 * run.source.dim))
+    return list(plan_shards(job.database_rows, rows))
+
+
+def database_rows(run: Run) -> int:
+    """Return how many of the sample's database rows are searched."""
     there = run.finished_sample().rows["database"]
     wanted = run.config.evaluate.rows
     return there if wanted == "auto" else min(there, wanted)
-
-
-def _query_file(run: Run) -> VectorArray | None:
-    queries = run.config.evaluate.queries
-    if not isinstance(queries, FileConfig):
-        return None
-    with _named("evaluate.queries"):
-        file = open_source(queries.uri, queries.format, queries.key)
-    if file.dim != run.source.dim:
-        raise SourceError(
-            f"evaluate.queries {queries.uri}: has dim = {file.dim} and the source has dim = {run.source.dim}; "
-            "queries and rows must be of one space"
-        )
-    return file
-
-
-def _truth_file(run: Run) -> VectorArray | None:
-    truth = run.config.evaluate.truth
-    if truth is None:
-        return None
-    with _named("evaluate.truth"):
-        return open_table(truth.uri, truth.format, truth.key)
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Say which key of the config names a file that cannot be used."""
-    try:
-        yield
-    except SourceError as error:
-        raise SourceError(f"{key}: {error}") from error
-
-
-def check_files(run: Run) -> None:
-    """Refuse queries and truths that do not fit, before anything is computed.
-
-    Raises
-    ------
-    SourceError
-    """
-    file, table = _query_file(run), _truth_file(run)
-    if table is None or file is None:
-        return
-    if table.rows != file.rows:
-        raise SourceError(
-            f"evaluate.truth {table.uri}: has {table.rows:,} rows and evaluate.queries {file.uri} has {file.rows:,}; "
-            "each query needs a row of its nearest rows"
-        )
-    nearest = np.asarray(table.read(0, table.rows))[:, 0]
-    outside = np.flatnonzero((nearest < 0) | (nearest >= run.source.rows))
-    if len(outside):
-        raise SourceError(
-            f"evaluate.truth {table.uri}: query {outside[0]}'s nearest is said to be row {nearest[outside[0]]} but the "
-            f"source has rows 0 to {run.source.rows - 1}; the truth belongs to another source"
-        )
-
-
-def _queries(run: Run) -> tuple[Queries, Int64 | None]:
-    """Return the queries and, where it is given, each one's exact nearest row."""
-    none = Queries(0)
-    if run.spec.kind == "KM":
-        # Every row of a cell is equally near by its code: ranking them says nothing.
-        return none, None
-    file, table = _query_file(run), _truth_file(run)
-    if file is not None:
-        if table is not None:
-            nearest = np.asarray(table.read(0, table.rows))[:, 0].astype(np.int64)
-            return Queries(file.rows, file=file), nearest
-        if run.given is not None:
-            run.warn(
-                "evaluate: a given codebook has no sample to search, so recall needs evaluate.truth"
-            )
-            return none, None
-        return Queries(file.rows, file=file), None
-    wanted = run.config.evaluate.queries
-    if run.given is not None or not isinstance(wanted, int):
-        return none, None
-    sample = run.finished_sample()
-    name: SetName = "heldout" if sample.rows["heldout"] else "train"
-    return Queries(min(wanted, sample.rows[name]), sample=sample, name=name), None
 
 
 STAGE = Stage("evaluate", need, execute, warn_of_drift)

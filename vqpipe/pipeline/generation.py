@@ -153,17 +153,30 @@ def find_generations(output: Folder) -> tuple[list[Generation], list[tuple[Folde
         if not (name[:1] == "v" and name[1:].isdigit()):
             continue
         try:
-            facts = folder.read_json(STAGES_FILE)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+            generation = read_generation(folder, name)
         except OutputError as error:
             damaged.append((folder, str(error)))
             continue
-        if _is_whole(facts):
-            found.append(Generation(folder, name, facts))
-        else:
-            damaged.append((folder, f"{folder.file(STAGES_FILE)}: lacks what a generation records"))
+        if generation is not None:
+            found.append(generation)
     return sorted(found, key=lambda generation: -generation.number), damaged
+
+
+def read_generation(folder: Folder, name: str) -> Generation | None:
+    """Return the generation in a folder; None where there is none.
+
+    Raises
+    ------
+    OutputError
+        If its ``stages.json`` is damaged.
+    """
+    try:
+        facts = folder.read_json(STAGES_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not _is_whole(facts):
+        raise OutputError(f"{folder.file(STAGES_FILE)}: lacks what a generation records")
+    return Generation(folder, name, facts)
 
 
 def _is_whole(facts: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from vqpipe.pipeline.generation import list_generations
 from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import SCRATCH
+from vqpipe.pipeline.trial import SWEEP_FOLDER
 from vqpipe.storage.disk import PARTIAL
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.place import place_of
@@ -59,7 +60,7 @@ def find_leftovers(output: Folder, generations: Iterable[str]) -> Iterator[Remov
     if is_url(output.path):
         # What a store has not got whole it does not show.
         return
-    for folder in ("", "samples", VECTORS_NAME, *sorted(generations)):
+    for folder in ("", "samples", VECTORS_NAME, SWEEP_FOLDER, *sorted(generations)):
         for path, size in _partials(output / folder if folder else output, deep=bool(folder)):
             inside = f"{folder}/{path}" if folder else path
             yield Removal(inside, size, "half-written by a killed run")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
-from vqpipe.config import FileConfig
+from vqpipe.config import STAGES, FileConfig
 from vqpipe.memory import (
     Sizes,
     check_chunk,
@@ -112,8 +114,8 @@ def _id_bytes(dtype: str | None) -> int:
     return GUESSED_ID_BYTES if dtype == TEXT else np.dtype(dtype).itemsize
 
 
-def check_limits(run: Run) -> None:
-    """Refuse what cannot fit, with both numbers.
+def check_limits(run: Run, stages: Collection[str] = STAGES) -> None:
+    """Refuse what cannot fit in the stages that are to be run, with both numbers.
 
     Raises
     ------
@@ -121,10 +123,11 @@ def check_limits(run: Run) -> None:
     """
     allowed = int(run.config.memory_per_worker)
     check_chunk(str(run.source.uri), run.source.chunk_bytes, run.source.chunk_rows, allowed)
-    check_memory(plan_memory(run), allowed)
+    memory = plan_memory(run)
+    check_memory({name: memory[name] for name in memory if name in stages}, allowed)
     # What is there already needs no room again; a finished output must not be refused for want of it.
     there = run.generation.folder
-    planned = plan_disk(run)
+    planned = {name: size for name, size in plan_disk(run).items() if name in stages}
     left = sum(
         size for name, size in planned.items() if run.generation.stage(name).get("state") != "done"
     )

@@ -18,6 +18,7 @@ from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sizes import MOST_HELDOUT_ROWS
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.pipeline.starts import begin_next_stage, begin_training, initial_codebook
+from vqpipe.pipeline.trial import SWEEP_FOLDER, find_trained
 from vqpipe.quantizer import Quantizer, choose_search, more_probes
 from vqpipe.shards import batch_slices, plan_shards
 from vqpipe.storage.codebook_file import write_codebook
@@ -55,13 +56,13 @@ def need(run: Run) -> Need:
 
 
 def find_same_codebook(run: Run) -> Generation | None:
-    """Return an earlier generation whose codebook this one would learn again."""
+    """Return an earlier generation, or a sweep's trial, whose codebook this one would learn again."""
     if run.redo & {"train"}:
         return None
     for generation in list_generations(run.output):
         if generation.is_done("train", run.train_fingerprint):
             return generation
-    return None
+    return find_trained(run.output / SWEEP_FOLDER, run.spec, run.train_fingerprint)
 
 
 def execute(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
@@ -90,6 +91,15 @@ def write_index(
         file.write(np.uint64(rows).tobytes())
         file.writelines(numbers.astype("<i8").tobytes() for numbers in ids)
     file.write(frame)
+
+
+def index_bytes(codebook: Codebook, rows: int, *, with_ids: bool = False) -> int:
+    """Return the size of what `write_index` writes for so many rows."""
+    ids = [np.empty(0, np.int64)] if with_ids else None
+    file = io.BytesIO()
+    write_index(file, codebook, [], 0, ids)
+    row_bytes = packed_row_bytes(codebook.columns, codebook.k) + (8 if with_ids else 0)
+    return file.tell() + rows * row_bytes
 
 
 def _split(frame: bytes, marker: bytes) -> tuple[bytes, bytes]:

@@ -1,6 +1,7 @@
-"""The report: one HTML page that opens offline. The door to Jinja and to Bokeh."""
+"""The report: HTML pages that open offline. The door to Jinja and to Bokeh."""
 
 from vqpipe.report.facts import ReportFacts
 from vqpipe.report.page import render_report
+from vqpipe.report.sweep_page import render_sweep
 
-__all__ = ["ReportFacts", "render_report"]
+__all__ = ["ReportFacts", "render_report", "render_sweep"]

@@ -85,32 +85,24 @@ def measure_slice(shard: Shard, job: MeasureJob) -> Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchJob:
-    """What every search task is told.
+class ExactJob:
+    """What every task is told that searches the rows themselves.
 
     Attributes
     ----------
     queries : Queries
-    places : int
-        Nearest rows wanted per query; 0 to count codes alone.
     database : Sample or None
         Rows that are searched, and how many of them; None for all rows.
     database_rows : int
-    codes : CodeArray
     codebook : str
     digest : str
-    news : tuple of Shard
-        Stretches of rows, each within a shard, whose codes are counted by themselves as well.
     """
 
     queries: Queries
-    places: int
     database: Sample | None
     database_rows: int
-    codes: CodeArray
     codebook: str
     digest: str
-    news: tuple[Shard, ...] = ()
 
     def numbers(self) -> Int64 | None:
         """Return the row numbers that are searched, in order, queries left out; None for all rows."""
@@ -121,6 +113,24 @@ class SearchJob:
         return _searched_rows(
             self.database.path, self.database.mean, self.database_rows, self.queries.name, count
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchJob(ExactJob):
+    """What every task is told that searches codes.
+
+    Attributes
+    ----------
+    places : int
+        Nearest rows wanted per query; 0 to count codes alone.
+    codes : CodeArray
+    news : tuple of Shard
+        Stretches of rows, each within a shard, whose codes are counted by themselves as well.
+    """
+
+    places: int
+    codes: CodeArray
+    news: tuple[Shard, ...] = ()
 
 
 # Every task of a worker asks for them. The mean tells a sample from one that was drawn anew at its path.
@@ -155,7 +165,7 @@ class CodeSearch:
         )
 
 
-def search_exact(shard: Shard, job: SearchJob) -> Neighbours:
+def search_exact(shard: Shard, job: ExactJob) -> Neighbours:
     """Return each query's nearest row among a slice of the database, by the vectors themselves."""
     codebook = cached_quantizer(job.codebook, job.digest).codebook
     queries = job.queries.read(codebook) - codebook.offset
