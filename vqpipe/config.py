@@ -62,13 +62,13 @@ class FileConfig(_Section):
     """Vectors or row numbers in a file: queries and their truth."""
 
     uri: Uri
-    """Path or URL of the file or Zarr array."""
-    format: Literal["auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "ivecs"] = (
-        "auto"
-    )
+    """Path or URL of the file or Zarr array. In ann-benchmarks' HDF5 files `key` is found by itself."""
+    format: Literal[
+        "auto", "zarr", "npy", "npz", "hdf5", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "ivecs"
+    ] = "auto"
     """Format; `auto` goes by the name's ending."""
     key: str | None = None
-    """Array inside a Zarr group."""
+    """Array inside a Zarr group, an HDF5 or an npz file."""
 
 
 class SourceConfig(_Section):
@@ -77,11 +77,21 @@ class SourceConfig(_Section):
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
     """Path, glob, URL (s3, gs, az), `synthetic:mixture?rows=1e9&dim=96&seed=0` (computed, to rehearse), or a list."""
     format: Literal[
-        "auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "synthetic"
+        "auto",
+        "zarr",
+        "npy",
+        "npz",
+        "hdf5",
+        "fvecs",
+        "bvecs",
+        "fbin",
+        "u8bin",
+        "i8bin",
+        "synthetic",
     ] = "auto"
     """Format; `auto` goes by the name's ending, or by `synthetic:` at its beginning."""
     key: str | None = None
-    """Array inside a Zarr group."""
+    """Array inside a Zarr group, an HDF5 or an npz file."""
     rows: Rows | None = None
     """Only the first N rows."""
     metric: Metric = "l2"
@@ -178,7 +188,7 @@ class EvaluateConfig(_Section):
     """How good the codes are."""
 
     queries: Count | FileConfig = 1000
-    """That many held-out rows as queries, or a file of queries."""
+    """That many held-out rows as queries, or a file of queries. The source's own ann-benchmarks file brings `truth`."""
     truth: FileConfig | None = None
     """Row numbers of each query's nearest rows, nearest first: then all rows are searched."""
     rows: Rows | Literal["auto"] = "auto"

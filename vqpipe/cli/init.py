@@ -6,7 +6,7 @@ import typer
 import yaml
 
 from vqpipe.config import SYNTHETIC_SCHEME
-from vqpipe.sources import open_source
+from vqpipe.sources import VectorArray, find_benchmark, open_source
 from vqpipe.urls import absolute, split
 
 _STARTER = """\
@@ -16,10 +16,10 @@ name: {name}
 seed: 0                       # the same config on the same source gives the same bytes
 source:
   uri: {uri}
-  format: {format}                # zarr npy fvecs bvecs fbin u8bin i8bin synthetic; auto goes by the name
-  key: null                   # array inside a Zarr group
+  format: {format}                # zarr npy npz hdf5 fvecs bvecs fbin u8bin i8bin synthetic; auto goes by the name
+  key: {key}                   # array inside a Zarr group, an HDF5 or npz file
   rows: null                  # only the first N rows
-  metric: l2                  # l2, or cosine: rows are divided by their norm
+  metric: {metric}                  # l2, or cosine: rows are divided by their norm
   invalid_rows: error         # rows with NaN or Inf: error, or mask (marked, counted, left out of exports)
 output: {output}
 codebook: {codebook}               # {why}
@@ -35,7 +35,7 @@ encode:
   store_error: false          # keep each row's squared error beside its codes
   assign: exact               # the nearest codeword; fast: of 8,192 and more, at most 0.2% more distortion
 evaluate:
-  queries: 1000               # held-out rows as queries, or a file: {{uri: ..., format: auto}}
+  queries: {queries}               # held-out rows as queries, or a file: {{uri: ..., format: auto}}
   truth: null                 # with a file of queries: their nearest rows, {{uri: ...}}; all rows are searched
   rows: auto                  # rows that are searched: min(rows, 1,000,000), drawn uniformly
   recall_at: [1, 10, 100]
@@ -60,6 +60,9 @@ def execute(source: str | None) -> None:
             "uri": "vectors.npy",
             "format": "auto",
             "codebook": "PQ16",
+            "key": "null",
+            "metric": "l2",
+            "queries": "1000",
             "why": "m must divide the dim: PQ16 makes 16 bytes of a vector; KM1024 gives cluster labels",
         }
     else:
@@ -74,11 +77,24 @@ def execute(source: str | None) -> None:
             "output": _plain(f"runs/{name}"),
             "uri": _plain(source if computed else absolute(source)),
             "format": found.format,
+            **_inside(source, found),
             "codebook": f"PQ{m}",
             "why": f"{found.rows:,} {found.dtype} rows of dim {found.dim}: {m} bytes a row, {ratio:.0f} to 1; "
             "KM1024 gives cluster labels",
         }
     typer.echo(_STARTER.format(**facts), nl=False)
+
+
+def _inside(source: str, found: VectorArray) -> dict[str, str]:
+    """Return which array is taken and, of ann-benchmarks' files, the metric and the queries that lie beside it."""
+    facts = {"key": "null", "metric": "l2", "queries": "1000"}
+    benchmark = find_benchmark(source) if found.format == "hdf5" else None
+    if benchmark is not None:
+        facts["metric"] = benchmark.metric or "l2"
+        facts["queries"] = f"{{uri: {_plain(benchmark.path)}}}"
+    elif found.format in ("hdf5", "npz"):
+        facts["key"] = _plain(str(found.parts[0].key))
+    return facts
 
 
 def suggest_m(dim: int) -> int:

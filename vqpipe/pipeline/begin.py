@@ -10,7 +10,6 @@ from typing import Any
 from vqpipe.codebook import CodebookSpec
 from vqpipe.config import STAGES, Config
 from vqpipe.errors import CodebookError, ConfigError, OutputError
-from vqpipe.pipeline.evaluate import check_files
 from vqpipe.pipeline.generation import (
     STAGES_FILE,
     Generation,
@@ -22,6 +21,7 @@ from vqpipe.pipeline.generation import (
 )
 from vqpipe.pipeline.given import read_given, read_initial
 from vqpipe.pipeline.limits import check_limits
+from vqpipe.pipeline.queries import check_files
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sizes import sample_settings
 from vqpipe.pipeline.train import find_same_codebook

@@ -60,8 +60,8 @@ def refuse_key(path: str, format: str, key: str | None) -> None:
     """
     if key is not None:
         raise SourceError(
-            f"source {path}: key {key!r} names an array inside a Zarr group, but a {format} file "
-            "holds one array: leave out `key`"
+            f"source {path}: key {key!r} names an array among several, but a {format} file "
+            "holds one: leave out `key`"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
-from vqpipe.sources import bins, npy, synthetic, vecs, zarr_array
+from vqpipe.sources import bins, hdf5, npy, npz, synthetic, vecs, zarr_array
 from vqpipe.sources.flat_file import missing
 from vqpipe.sources.part import Format
 from vqpipe.sources.zarr_tree import is_zarr_folder
@@ -15,16 +15,18 @@ from vqpipe.storage.place import place_of
 
 FORMATS: Final[dict[str, Format]] = {
     "npy": npy,
+    "npz": npz,
+    "hdf5": hdf5,
     "zarr": zarr_array,
     **dict.fromkeys(vecs.DTYPES, vecs),
     **dict.fromkeys(bins.DTYPES, bins),
 }
 
-_ENDINGS = {**{f".{name}": name for name in FORMATS}, ".zip": "zarr"}
+_ENDINGS = {**{f".{name}": name for name in FORMATS}, ".zip": "zarr", ".h5": "hdf5"}
 # Told by its scheme, which no file's ending says.
 FORMATS["synthetic"] = synthetic
 
-_NOT_BUILT = {".parquet": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "npz"}
+_NOT_BUILT = {".parquet": "Parquet"}
 
 
 def format_of(path: str) -> str:

@@ -52,7 +52,7 @@ def open_source(
     format : str
         ``auto`` goes by each name's ending, or by ``synthetic:`` at its beginning.
     key : str, optional
-        Array inside a Zarr group.
+        Array inside a Zarr group or an npz file.
     rows : int, optional
         Only the first so many rows.
     known : sequence of str, optional
@@ -127,7 +127,7 @@ def describe_objects(source: VectorArray) -> dict[str, list[Any]]:
     """Return the descriptions of a source's objects that hold one array each, plain enough for JSON."""
     found: dict[str, list[Any]] = {}
     for part in source.parts:
-        if is_url(part.path) and FORMATS[part.format].is_shared(part):
+        if is_url(part.path) and part.key is None and FORMATS[part.format].is_shared(part):
             state = place_of(part.path).stamp(part.path)
             found[part.path] = [part.format, *state, part.rows, part.dim, part.dtype]
     return found

@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 
 from vqpipe.errors import SourceError
 from vqpipe.sources.flat_file import missing
-from vqpipe.sources.part import shorten
+from vqpipe.sources.part import clean_key, shorten
 from vqpipe.sources.zarr_metadata import Layout, parse_v2, parse_v3
 from vqpipe.storage.place import place_of
 from vqpipe.urls import is_url, join
@@ -103,7 +103,7 @@ def find_array(path: str, key: str | None) -> tuple[str, Layout]:
     SourceError
         If there is no such array, or more than one could be meant, or its metadata is refused.
     """
-    place = _clean_key(path, key)
+    place = clean_key(path, key)
     with _open_tree(path) as archive:
         tree: Tree = _FolderTree(path) if archive is None else _ZipTree(archive)
         found = _read_node(tree, place, path)
@@ -146,16 +146,6 @@ def _check_prefix(path: str) -> None:
         f"source {path}: is one object; a Zarr array in an object store is a prefix with its chunks under it: "
         "unpack a zip file there, or set `format` to what it is"
     )
-
-
-def _clean_key(path: str, key: str | None) -> str:
-    parts = (key or "").strip("/").split("/")
-    if parts != [""] and (not all(parts) or {".", ".."} & set(parts) or "\\" in str(key)):
-        raise SourceError(
-            f"source {path}: key {key!r} must name an array inside it, as in 'group/array'; "
-            "'.', '..' and empty names lead elsewhere"
-        )
-    return "/".join(parts)
 
 
 # The name of a metadata file and what it holds.
