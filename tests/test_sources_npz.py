@@ -77,12 +77,12 @@ DAMAGE: dict[str, tuple[bytes, int, bytes, str]] = {
     "encrypted before the member": (LOCAL, 6, struct.pack("<H", 1), "says otherwise"),
     "packed before the member": (LOCAL, 8, struct.pack("<H", 8), "says otherwise"),
     "no member there": (CENTRAL, 42, struct.pack("<I", 40), "says otherwise"),
-    "member after the end": (CENTRAL, 42, struct.pack("<I", 1 << 30), "after the file's end"),
+    "member after the end": (CENTRAL, 42, struct.pack("<I", 1 << 30), "outside of the file"),
     "size": (CENTRAL, 24, struct.pack("<I", 1329), "1329 bytes"),
     "both sizes": (CENTRAL, 20, struct.pack("<2I", 1 << 30, 1 << 30), "the members end at byte"),
     "extra field": (LOCAL, 28, struct.pack("<H", 60_000), "the members end at byte"),
     "directory": (END, 12, struct.pack("<I", 1 << 30), "zip"),
-    "directory's place": (END, 16, struct.pack("<I", 1 << 31), "zip"),
+    "directory's place": (END, 16, struct.pack("<I", 1 << 31), "outside of the file"),
 }
 
 

@@ -169,18 +169,17 @@ def _place_of_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str)
             f"{where}: is compressed (numpy.savez_compressed), so no row can be found in it without unpacking all "
             "before it; write it again with numpy.savez, or as .npy or Zarr"
         )
-    head = read_at(path, info.header_offset, _LOCAL_HEAD.size)
+    begin = info.header_offset
+    head = read_at(path, begin, _LOCAL_HEAD.size) if begin >= 0 else b""
     if len(head) < _LOCAL_HEAD.size:
-        raise SourceError(
-            f"{where}: should begin at byte {info.header_offset}, after the file's end: {_DAMAGED}"
-        )
+        raise SourceError(f"{where}: should begin at byte {begin}, outside of the file: {_DAMAGED}")
     signature, _, flags, method, name_length, extra_length = _LOCAL_HEAD.unpack(head)
-    name_at = info.header_offset + _LOCAL_HEAD.size
+    name_at = begin + _LOCAL_HEAD.size
     name = read_at(path, name_at, name_length)
     alike = (signature, flags & _ENCRYPTED, method) == (b"PK\3\4", 0, zipfile.ZIP_STORED)
     if not alike or name != info.orig_filename.encode("utf-8" if flags & 0x800 else "cp437"):
         raise SourceError(
-            f"{where}: what stands before it at byte {info.header_offset} says otherwise than the zip file's "
+            f"{where}: what stands before it at byte {begin} says otherwise than the zip file's "
             f"directory: {_DAMAGED}"
         )
     offset = name_at + name_length + extra_length

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.storage import ZipStore
+from zarr.storage import StorePath, ZipStore
 
 from vqpipe.errors import SourceError
 from vqpipe.shards import ceil_div
@@ -109,12 +109,12 @@ class _ZarrReader:
         # A store's requests wait for one another's answers: it is asked for all chunks at once.
         self._step_bytes = _STEP_BYTES if not is_url(part.path) else MAX_BYTES
         try:
-            # A folder can hold both versions: zarr must read the one that was checked.
-            array: zarr.Array[Any] = zarr.open_array(
-                store=self._store,
-                path=part.key or "",
-                mode="r",
-                zarr_format=layout.zarr_format,
+            # Made from the metadata that was checked: a server could have other metadata for zarr to read.
+            array: zarr.Array[Any] = zarr.Array(
+                zarr.AsyncArray(
+                    metadata=layout.document,  # type: ignore[call-overload]
+                    store_path=StorePath(self._store, part.key or ""),
+                )
             )
             if array.shape != layout.shape or array.dtype.newbyteorder("=") != part.native_dtype:
                 raise SourceError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +71,8 @@ class Layout:
         Rows and columns that decode together.
     prefix, separator : str
         Of the stored objects' names.
+    document : dict
+        The metadata that was checked: what is stored may be another by the next read.
     """
 
     zarr_format: Literal[2, 3]
@@ -80,6 +82,7 @@ class Layout:
     chunk: tuple[int, int]
     prefix: str
     separator: str
+    document: dict[str, Any] = field(repr=False, compare=False)
 
     def object_names(self, start: int, stop: int) -> Iterator[str]:
         """Yield the names, under the array, of the objects that hold rows ``start:stop``."""
@@ -109,7 +112,7 @@ def parse_v2(document: dict[str, Any], where: str) -> Layout:
     separator = document.get("dimension_separator", ".")
     if separator not in (".", "/"):
         raise _bad(where, "dimension_separator", separator)
-    return Layout(2, shape, dtype, chunk, chunk, "", separator)
+    return Layout(2, shape, dtype, chunk, chunk, "", separator, document)
 
 
 def parse_v3(document: dict[str, Any], where: str) -> Layout:
@@ -137,7 +140,7 @@ def parse_v3(document: dict[str, Any], where: str) -> Layout:
         chunk = _chunk_shape(codecs[0][1], "chunk_shape", dtype, where)
     _check_shards(codecs, unit, where)
     prefix, separator = _chunk_keys(document, where)
-    return Layout(3, shape, dtype, unit, chunk, prefix, separator)
+    return Layout(3, shape, dtype, unit, chunk, prefix, separator, document)
 
 
 def _check_shards(
