@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.storage import StorePath, ZipStore
 
 from vqpipe.errors import SourceError
@@ -102,7 +103,7 @@ class _ZarrReader:
     def __init__(self, part: Part, layout: Layout) -> None:
         self._part = part
         self._store: Store = (
-            ZipStore(part.path, mode="r", read_only=True)
+            sync(ZipStore.open(part.path, mode="r", read_only=True))
             if is_shared(part)
             else store_at(part.path)
         )
