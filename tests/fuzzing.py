@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from typing import Any
 import faiss
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 
 from vqpipe.api import open_codes
@@ -37,6 +40,7 @@ from vqpipe.pipeline.inspection import inspect_path
 from vqpipe.quantizer import Quantizer, Route
 from vqpipe.quantizer.faiss_index import write_index
 from vqpipe.sources import open_source, open_table
+from vqpipe.sources.formats import open_stream
 from vqpipe.storage.codebook_file import write_codebook
 from vqpipe.storage.codes import CodeArray, Origin
 
@@ -83,8 +87,8 @@ def write_npy(folder: Path, **order: Any) -> Path:
     return folder / "rows.npy"
 
 
-def write_npz(folder: Path) -> Path:
-    np.savez(folder / "rows.npz", rows=some_rows(), names=np.arange(12))
+def write_npz(folder: Path, save: Callable[..., None] = np.savez) -> Path:
+    save(folder / "rows.npz", rows=some_rows(), names=np.arange(12))
     return folder / "rows.npz"
 
 
@@ -123,6 +127,14 @@ def write_zip(folder: Path) -> Path:
     path = shutil.make_archive(str(folder / "rows.zarr"), "zip", store)
     shutil.rmtree(store)
     return Path(path)
+
+
+def write_parquet(folder: Path, **keys: Any) -> Path:
+    rows = some_rows()
+    table = pa.table({"id": [f"id-{row}" for row in range(len(rows))], "vector": rows.tolist()})
+    plain = table.cast(pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32()))]))
+    pq.write_table(plain, folder / "rows.parquet", row_group_size=5, **keys)
+    return folder / "rows.parquet"
 
 
 def some_codebook(kind: Any, metric: Any = "l2") -> Codebook:
@@ -224,6 +236,14 @@ def use_vectors(path: Path) -> None:
         assert piece.shape[1] == source.dim
 
 
+def use_parquet(path: Path) -> None:
+    """Read it in place, as queries are, and forward with its ids, as the ingest stage does."""
+    use_vectors(path)
+    source = open_source(str(path), ids="id")
+    with closing(open_stream(source.parts[0], "id")) as stream:
+        assert stream.read(0, min(source.rows, 4096)).rows.shape[1] == source.dim
+
+
 def use_table(path: Path) -> None:
     table = open_table(str(path))
     assert table.read(0, table.rows).shape == (table.rows, table.dim)
@@ -251,6 +271,7 @@ CASES = {
     "npy": Case(write_npy, use_vectors),
     "npy by columns": Case(lambda folder: write_npy(folder, order="F"), use_vectors),
     "npz": Case(write_npz, use_vectors),
+    "npz, packed": Case(lambda folder: write_npz(folder, np.savez_compressed), use_vectors),
     "hdf5": Case(write_hdf5, use_vectors),
     "hdf5 chunks": Case(
         lambda folder: write_hdf5(
@@ -276,6 +297,8 @@ CASES = {
         lambda folder: write_zarr(folder, chunks=(2, 8), shards=(6, 8)), use_vectors
     ),
     "zarr zip": Case(write_zip, use_vectors),
+    "parquet": Case(lambda folder: write_parquet(folder, compression="none"), use_parquet),
+    "parquet zstd": Case(lambda folder: write_parquet(folder, compression="zstd"), use_parquet),
     "faiss PQ": Case(lambda folder: write_faiss(folder, "PQ"), use_codebook),
     "faiss OPQ": Case(
         lambda folder: write_faiss(folder, "OPQ", "cosine", with_ids=True), use_codebook

@@ -99,6 +99,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "numpy": ("vqpipe",),
     "obstore": ("vqpipe.storage.objects",),
     "prefect": ("flows",),
+    "pyarrow": ("vqpipe.sources.parquet_file",),
     "pydantic": ("vqpipe.config", "vqpipe.config_file", "vqpipe.config_mistakes"),
     "pydantic_core": ("vqpipe.config_mistakes",),
     "rich": ("vqpipe.cli",),

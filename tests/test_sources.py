@@ -68,7 +68,7 @@ def test_file_named_like_a_pattern_is_that_file(tmp_path: Path) -> None:
         ("{}/none-*.npy", ["none-*.npy", "no file matches"]),
         ("{}/none.npy", ["none.npy", "no such file"]),
         ("{}/none", ["none", "no such file"]),
-        ("{}/a.parquet", ["Parquet", "not built yet"]),
+        ("{}/a.parquet", ["a.parquet", "no such file"]),
         ("{}/a.h5", ["a.h5", "no such file"]),
         ("s3://bucket/a.hdf5", ["a.hdf5", "read from a disk", "copy the file"]),
         ("{}/a.npz", ["a.npz", "no such file"]),

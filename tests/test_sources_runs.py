@@ -34,6 +34,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     folder = tmp_path_factory.mktemp("sources")
     np.save(folder / "a.npy", ROWS)
     np.savez(folder / "a.npz", names=np.arange(3000), rows=ROWS)
+    np.savez_compressed(folder / "packed.npz", names=np.arange(3000), rows=ROWS)
     with h5py.File(folder / "plain.h5", "w") as file:
         file["rows"] = ROWS
     with h5py.File(folder / "packed.h5", "w") as file:
@@ -42,7 +43,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         )
     zarr.create_array(folder / "a.zarr", data=ROWS, chunks=(100, 8), shards=(500, 8))
     with WebServer(folder, share=0.05).running() as server:
-        found = {name: str(folder / name) for name in ("a.npy", "a.npz", "plain.h5", "packed.h5")}
+        names = ("a.npy", "a.npz", "packed.npz", "plain.h5", "packed.h5")
+        found = {name: str(folder / name) for name in names}
         yield {**found, "web": f"{server.url}/a.zarr"}
 
 
@@ -90,7 +92,7 @@ CodeArray.write = counted
 """
 
 
-@pytest.mark.parametrize("name", ["a.npz", "packed.h5"])
+@pytest.mark.parametrize("name", ["a.npz", "packed.npz", "packed.h5"])
 def test_a_run_that_was_killed_goes_on_and_ends_alike(
     tmp_path: Path, sources: dict[str, str], name: str
 ) -> None:

@@ -53,8 +53,8 @@ def open_codes(output: str | Path) -> zarr.Group:
     Returns
     -------
     zarr.Group
-        With ``codes`` of shape (rows, columns), and ``valid`` or ``sq_error`` of shape (rows,) where the
-        config asked for them.
+        With ``codes`` of shape (rows, columns), and ``valid``, ``sq_error`` or ``ids`` (integers, or NumPy's strings)
+        of shape (rows,) where the config asked for them.
 
     Raises
     ------

@@ -64,18 +64,30 @@ class FileConfig(_Section):
     uri: Uri
     """Path or URL of the file or Zarr array. In ann-benchmarks' HDF5 files `key` is found by itself."""
     format: Literal[
-        "auto", "zarr", "npy", "npz", "hdf5", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "ivecs"
+        "auto",
+        "zarr",
+        "npy",
+        "npz",
+        "hdf5",
+        "fvecs",
+        "bvecs",
+        "fbin",
+        "u8bin",
+        "i8bin",
+        "ivecs",
+        "parquet",
     ] = "auto"
     """Format; `auto` goes by the name's ending."""
     key: str | None = None
-    """Array inside a Zarr group, an HDF5 or an npz file."""
+    """Array inside a Zarr group, an HDF5 or npz file, or column of a Parquet file."""
 
 
 class SourceConfig(_Section):
     """Where the vectors are."""
 
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
-    """Path, glob, URL (s3, gs, az), `synthetic:mixture?rows=1e9&dim=96&seed=0` (computed, to rehearse), or a list."""
+    """Path, glob, folder of Parquet files, URL (s3, gs, az), or a list of them; or, to rehearse,
+    `synthetic:mixture?rows=1e9&dim=96&seed=0`, which is computed."""
     format: Literal[
         "auto",
         "zarr",
@@ -87,11 +99,14 @@ class SourceConfig(_Section):
         "fbin",
         "u8bin",
         "i8bin",
+        "parquet",
         "synthetic",
     ] = "auto"
     """Format; `auto` goes by the name's ending, or by `synthetic:` at its beginning."""
     key: str | None = None
-    """Array inside a Zarr group, an HDF5 or an npz file."""
+    """Array inside a Zarr group, an HDF5 or npz file, or column of Parquet files; null: the only one of vectors."""
+    ids: str | None = None
+    """Column of Parquet files, of integers or text, that is carried along to `codes.zarr/ids`."""
     rows: Rows | None = None
     """Only the first N rows."""
     metric: Metric = "l2"

@@ -13,6 +13,9 @@ PROCESS_BYTES = 400_000_000
 # Decoding a chunk holds its stored and its decoded bytes for a moment.
 READ_COPIES = 2
 
+# What decoding a file takes beside the rows that come of it.
+CONVERTING_BYTES = 100_000_000
+
 # Codes are decoded, and searched, this many rows at a time.
 DECODED_ROWS = 4096
 SEARCH_BLOCK_ROWS = 2048
@@ -48,6 +51,10 @@ class Sizes:
         Nearest rows that are kept per query.
     beam_bytes, beam : int
         What a search of residual stages looks up, and a block of its scores; choices that it keeps.
+    converted_shard_bytes : int
+        Rows of a shard that a source is converted to.
+    ids_bytes : int
+        Ids that are held together.
     """
 
     dim: int
@@ -65,6 +72,8 @@ class Sizes:
     places: int
     beam_bytes: int = 0
     beam: int = 1
+    converted_shard_bytes: int = 0
+    ids_bytes: int = 0
 
     @property
     def codebook_bytes(self) -> int:
@@ -123,7 +132,12 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
         # The products that a rotation follows from: two sums of them, one to come, and what solves them.
         + 16 * sizes.rotation_bytes
         + sizes.slice_rows * (sizes.row_bytes + 4 * row_floats + sizes.copies_left * moved),
-        "encode": PROCESS_BYTES + piece + codebook + working + shard,
+        # The rows, their chunks as they are stored, and the shard that these make; pages, and what they decode to.
+        "ingest": PROCESS_BYTES
+        + 4 * sizes.converted_shard_bytes
+        + CONVERTING_BYTES
+        + 2 * sizes.ids_bytes,
+        "encode": PROCESS_BYTES + piece + codebook + working + shard + 2 * sizes.ids_bytes,
         "evaluate": PROCESS_BYTES + codebook + shard + search + max(database, decoded),
         "export": PROCESS_BYTES + sizes.codebook_bytes + 3 * shard,
     }

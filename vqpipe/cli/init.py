@@ -16,8 +16,9 @@ name: {name}
 seed: 0                       # the same config on the same source gives the same bytes
 source:
   uri: {uri}
-  format: {format}                # zarr npy npz hdf5 fvecs bvecs fbin u8bin i8bin synthetic; auto goes by the name
-  key: {key}                   # array inside a Zarr group, an HDF5 or npz file
+  format: {format}                # zarr npy npz hdf5 fvecs bvecs fbin u8bin i8bin parquet synthetic; auto: by the name
+  key: {key}                   # array inside a Zarr group, an HDF5 or npz file, column of Parquet files
+  ids: null                   # column of Parquet files that is carried along to codes.zarr/ids
   rows: null                  # only the first N rows
   metric: {metric}                  # l2, or cosine: rows are divided by their norm
   invalid_rows: error         # rows with NaN or Inf: error, or mask (marked, counted, left out of exports)

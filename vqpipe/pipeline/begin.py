@@ -29,10 +29,12 @@ from vqpipe.progress import Progress
 from vqpipe.quantizer import Quantizer, choose_route
 from vqpipe.runner import Runner
 from vqpipe.sources import VectorArray, open_source
+from vqpipe.sources.conversion import by_way_of_vectors
 from vqpipe.sources.source import Description, parse_descriptions
 from vqpipe.storage.codebook_file import read_codebook, write_codebook
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.objects.view import current_view, viewing
+from vqpipe.storage.vectors import VECTORS_NAME
 
 # Stages that a generation is made of: forcing one of them starts the next generation.
 GENERATION_STAGES = ("ingest", "sample", "train", "encode")
@@ -66,7 +68,10 @@ def begin_run(config: Config, runner: Runner, progress: Progress, force: str | N
         known = generations[0].known_files
         described = parse_descriptions(generations[0].facts.get("described"))
     named = config.source
-    source = open_source(named.uri, named.format, named.key, named.rows, known, described)
+    source = open_source(
+        named.uri, named.format, named.key, named.rows, known, described, named.ids
+    )
+    source = by_way_of_vectors(source, output.file(VECTORS_NAME))
     given = None if config.codebook.source is None else read_given(config.codebook.source)
     spec = _check_codebook(config, source, given)
     if given is None and config.train.init is not None:
@@ -126,6 +131,7 @@ def _identity(source: VectorArray, config: Config) -> dict[str, Any]:
         "metric": config.source.metric,
         "rows": source.rows,
         "files": [list(file) for file in source.files()],
+        "converted": source.converted is not None,
     }
 
 
@@ -172,6 +178,9 @@ def _settings(
 ) -> dict[str, dict[str, Any]]:
     """Return what each stage of a generation depends on, for a source that had ``rows`` rows."""
     encode = config.settings("encode")
+    if config.source.ids is not None:
+        # They lie beside the codes, shard by shard.
+        encode["ids"] = config.source.ids
     if given is not None:
         codebook = {"codebook": f"{spec} {given.codebook.digest}"}
         return {"sample": {}, "train": codebook, "encode": encode}

@@ -14,12 +14,15 @@ from vqpipe.pipeline.train import CHECKPOINT_FILE
 from vqpipe.progress import Progress
 from vqpipe.runner import Runner
 from vqpipe.shards import Shard, plan_shards
+from vqpipe.storage.code_use import read_use
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.samples import SETS, find_sample
+from vqpipe.storage.vectors import VECTORS_NAME, find_vectors
 from vqpipe.tasks.export import Exported
 from vqpipe.tasks.verify import ExportedFile, SamplePiece, verify_export, verify_sample
+from vqpipe.tasks.verify_vectors import VectorsJob, verify_vectors
 from vqpipe.urls import join, relative
 
 
@@ -30,8 +33,8 @@ class Finding:
     Attributes
     ----------
     what : str
-        ``shard``, ``codes``, ``summary``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``, ``baseline``,
-        ``export``, ``generation`` or ``current``.
+        ``shard``, ``vectors``, ``codes``, ``summary``, ``codebook``, ``sample``, ``checkpoint``, ``evaluation``,
+        ``baseline``, ``export``, ``generation`` or ``current``.
     path : str
         Relative to the output.
     why : str
@@ -137,9 +140,35 @@ def check_figures(check: Check, generation: Generation, codes: CodeArray | None)
         generation.folder.read_json(EVALUATION_FILE)
         if codes is not None:
             path = join(codes.path, "code_counts")
-            codes.read_use()
+            read_use(codes.path)
     except VqpipeError as error:
         check.found("evaluation", path, str(error))
+
+
+def check_vectors(check: Check, generations: list[Generation]) -> None:
+    """Read the vectors that ingest converted, as the newest generation's source has them."""
+    if not generations or not generations[0].facts["source"].get("converted"):
+        return
+    path = check.output.file(VECTORS_NAME)
+    vectors = find_vectors(path)
+    if vectors is None:
+        # Codes need them no more; the next run makes them again.
+        check.notes.append(f"{VECTORS_NAME}: is not there, or cannot be read")
+        return
+    try:
+        records = vectors.records()
+    except VqpipeError as error:
+        check.found("vectors", path, str(error))
+        return
+    shards = [shard for shard in vectors.shards if records.is_done(shard.index)]
+    check.progress.begin("verify", sum(shard.rows for shard in shards), "converted rows")
+    faults = dict.fromkeys(records.damaged, "its record fails its checksum")
+    for outcome in check.runner.map(verify_vectors, shards, VectorsJob(vectors, records)):
+        faults[outcome.item.index] = outcome.value()
+        check.progress.advance(outcome.item.rows)
+    for shard in vectors.shards:
+        if faults.get(shard.index):
+            check.found("vectors", path, faults[shard.index], shard)
 
 
 def check_samples(check: Check, generations: list[Generation]) -> None:

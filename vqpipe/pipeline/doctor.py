@@ -90,10 +90,10 @@ def diagnose_config(config: Config, runner: Runner) -> dict[str, Any]:
 
     def look_at_source() -> str:
         named = config.source
-        source.append(open_source(named.uri, named.format, named.key, named.rows))
+        source.append(open_source(named.uri, named.format, named.key, named.rows, ids=named.ids))
         there = source[0]
-        there.read(0, 1)
-        there.read(there.rows - 1, there.rows)
+        for row in there.probed_rows():
+            there.read(row, row + 1)
         if there.chunk_bytes > LARGE_CHUNK_BYTES:
             warnings.append(
                 f"source: chunks of {there.chunk_bytes / 2**20:,.0f} MiB are read slowly, and rows drawn from them "

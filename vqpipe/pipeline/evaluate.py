@@ -22,6 +22,7 @@ from vqpipe.pipeline.queries import find_queries, query_file, truth_file
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.shards import ceil_div, plan_shards
+from vqpipe.storage.code_use import has_use, write_use
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.samples import SetName
@@ -59,7 +60,7 @@ def need(run: Run) -> Need:
     if "evaluate" in run.redo:
         return Need("to do", "forced")
     if run.generation.is_done("evaluate", evaluate_fingerprint(run)):
-        if not (run.generation.folder.has(EVALUATION_FILE) and run.finished_codes().has_use()):
+        if not (run.generation.folder.has(EVALUATION_FILE) and has_use(run.finished_codes().path)):
             return Need("to do", "the figures are gone")
         return Need("done", "neither the codes nor the evaluate settings have changed")
     if run.generation.stage("evaluate"):
@@ -94,7 +95,7 @@ def execute(run: Run) -> str:
         facts["database_rows"] = found.valid_rows if truth is not None else _database_rows(run)
     run.rows_done["evaluate"] = codes.rows
     run.may_write()
-    codes.write_use(found.use.counts)
+    write_use(codes.path, found.use.counts)
     run.generation.folder.write_json(EVALUATION_FILE, facts)
     keep_baseline(run, codes, found.use)
     # What is poor about the figures is said for as long as they stand.

@@ -16,6 +16,7 @@ from vqpipe.sources.hdf5 import BENCHMARK_QUERIES, BENCHMARK_TRUTH
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.vectors import VECTORS_NAME, find_vectors
 from vqpipe.urls import absolute
 
 
@@ -91,8 +92,19 @@ def _output(folder: Folder) -> dict[str, Any]:
         "last_run": {
             key: last.get(key) for key in ("status", "generation", "began", "ended", "error")
         },
+        **_converted(folder),
         "generations": generations,
     }
+
+
+def _converted(folder: Folder) -> dict[str, Any]:
+    """Return how far the conversion of the source is, where there is one."""
+    vectors = find_vectors(folder.file(VECTORS_NAME))
+    if vectors is None:
+        return {}
+    sizes = vectors.records().stored_bytes
+    found = {"rows": vectors.rows, "shards": len(sizes), "shards_done": int((sizes >= 0).sum())}
+    return {"vectors": found}
 
 
 def _training(generation: Generation) -> dict[str, Any]:

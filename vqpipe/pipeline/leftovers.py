@@ -15,6 +15,7 @@ from vqpipe.storage.disk import PARTIAL
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.place import place_of
 from vqpipe.storage.samples import find_sample
+from vqpipe.storage.vectors import VECTORS_NAME
 from vqpipe.urls import is_url
 
 
@@ -58,7 +59,7 @@ def find_leftovers(output: Folder, generations: Iterable[str]) -> Iterator[Remov
     if is_url(output.path):
         # What a store has not got whole it does not show.
         return
-    for folder in ("", "samples", *sorted(generations)):
+    for folder in ("", "samples", VECTORS_NAME, *sorted(generations)):
         for path, size in _partials(output / folder if folder else output, deep=bool(folder)):
             inside = f"{folder}/{path}" if folder else path
             yield Removal(inside, size, "half-written by a killed run")

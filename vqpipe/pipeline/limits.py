@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from vqpipe.config import FileConfig
 from vqpipe.memory import (
     Sizes,
@@ -13,9 +15,11 @@ from vqpipe.memory import (
 )
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import plan_draws, scatter_shards
+from vqpipe.pipeline.unconverted import find_unconverted
 from vqpipe.quantizer.beam import BEAM, beam_bytes
 from vqpipe.quantizer.faiss_index import packed_row_bytes
 from vqpipe.shards import ceil_div
+from vqpipe.storage.ids import TEXT, chunk_bytes
 from vqpipe.tasks.encode import window_rows
 
 # Room for the codebook's history, the records, the report and the checkpoint.
@@ -23,6 +27,9 @@ OTHER_BYTES = 16 << 20
 
 # A file of queries is not opened to plan: as many queries as the default.
 QUERIES_OF_A_FILE = 1000
+
+# Of an id of text, such as a UUID or a short path.
+GUESSED_ID_BYTES = 40
 
 
 def plan_memory(run: Run) -> dict[str, int]:
@@ -56,13 +63,21 @@ def plan_memory(run: Run) -> dict[str, int]:
         places=max(run.config.evaluate.recall_at),
         beam_bytes=beam_bytes(run.spec.stages, run.spec.k),
         beam=BEAM,
+        converted_shard_bytes=_converted_shard_bytes(run),
+        ids_bytes=0 if source.ids_dtype is None else chunk_bytes(source.ids_dtype),
     )
     needed = worker_bytes(sizes)
     return {
         name: needed[name]
         for name in needed
-        if run.given is None or name not in ("sample", "train")
+        if (run.given is None or name not in ("sample", "train"))
+        and (source.converted is not None or name != "ingest")
     }
+
+
+def _converted_shard_bytes(run: Run) -> int:
+    vectors = run.source.converted
+    return 0 if vectors is None else vectors.shard_rows * vectors.row_bytes
 
 
 def plan_disk(run: Run) -> dict[str, int]:
@@ -74,7 +89,11 @@ def plan_disk(run: Run) -> dict[str, int]:
     if run.given is None:
         drawn = run.sizes.train + run.sizes.heldout + run.sizes.database
         planned["sample"] = 2 * drawn * (run.source.row_bytes + 16)
-    row_bytes = run.spec.row_code_bytes + codes.masked + 4 * codes.store_error
+    ids_bytes = _id_bytes(run.source.ids_dtype)
+    if run.source.converted is not None:
+        new = sum(shard.rows for shard in find_unconverted(run))
+        planned["ingest"] = new * (run.source.row_bytes + ids_bytes)
+    row_bytes = run.spec.row_code_bytes + codes.masked + 4 * codes.store_error + ids_bytes
     planned["encode"] = rows * row_bytes
     exports = {
         "faiss": packed_row_bytes(run.spec.columns, run.spec.k),
@@ -82,6 +101,13 @@ def plan_disk(run: Run) -> dict[str, int]:
     }
     planned["export"] = rows * sum(exports[name] for name in set(run.config.export))
     return planned
+
+
+def _id_bytes(dtype: str | None) -> int:
+    """Return the bytes that an id takes, about: how long text is nobody knows before it is read."""
+    if dtype is None:
+        return 0
+    return GUESSED_ID_BYTES if dtype == TEXT else np.dtype(dtype).itemsize
 
 
 def check_limits(run: Run) -> None:

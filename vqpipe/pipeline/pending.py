@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from vqpipe.pipeline.run import Run
+from vqpipe.pipeline.unconverted import find_unconverted
 from vqpipe.shards import Shard
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.objects.view import viewing
@@ -48,6 +50,8 @@ def find_pending(run: Run, codes: CodeArray) -> Pending:
     if find_codes(codes.path) is None or codes.codebook_digest() != run.digest:
         return Pending(tuple(codes.shards))
     records, sizes = run.records(), codes.stored_sizes()
+    unconverted = find_unconverted(run)
+    ends = [one.stop for one in unconverted]
     pending: list[Shard] = []
     doubtful: list[Shard] = []
     damaged: list[Shard] = []
@@ -59,10 +63,18 @@ def find_pending(run: Run, codes: CodeArray) -> Pending:
             pending.append(shard)
         elif not records.is_done(shard.index):
             pending.append(shard)
+        elif _meet(unconverted, ends, shard):
+            doubtful.append(shard)
         elif records.stamp(shard.index) != run.source.stamp(shard.start, shard.stop):
             shared = run.source.shares_objects(shard.start, shard.stop)
             (doubtful if shared else pending).append(shard)
     return Pending(tuple(pending), tuple(doubtful), tuple(damaged))
+
+
+def _meet(stretches: tuple[Shard, ...], ends: list[int], shard: Shard) -> bool:
+    """Say whether a shard has rows in common with any of the stretches, which are in order and end at ``ends``."""
+    place = bisect_right(ends, shard.start)
+    return place < len(ends) and stretches[place].start < shard.stop
 
 
 def name_shards(shards: tuple[Shard, ...] | list[Shard]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vqpipe.codebook import Codebook
 from vqpipe.kmeans.rotation import TURNING_ROUNDS, rotation_rows
+from vqpipe.pipeline.ingest import plan_stretches
 from vqpipe.pipeline.limits import plan_disk, plan_memory
 from vqpipe.pipeline.pending import find_pending
 from vqpipe.pipeline.pipeline import ROUTE
@@ -16,6 +17,7 @@ from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sample import plan_draws, scatter_shards
 from vqpipe.pipeline.stage import Need
+from vqpipe.pipeline.unconverted import find_unconverted
 from vqpipe.quantizer import Quantizer, compared_codewords
 from vqpipe.shards import ceil_div
 from vqpipe.storage.objects.view import viewing
@@ -100,6 +102,10 @@ def _work(run: Run) -> dict[str, tuple[int, int, int]]:
         "evaluate": (source.rows, min(codes.shard_count, 256), stored),
         "export": (source.rows, len(run.config.export), stored * len(run.config.export)),
     }
+    if source.converted is not None:
+        new = find_unconverted(run)
+        rows = sum(shard.rows for shard in new)
+        work["ingest"] = (rows, len(plan_stretches(run, new)), rows * source.row_bytes)
     if run.given is None:
         schedule = run.schedule
         tasks = sum(ceil_div(batch, run.slice_rows(batch)) for batch in schedule.batches)

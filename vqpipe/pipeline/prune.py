@@ -15,6 +15,7 @@ from vqpipe.pipeline.record import read_run_file
 from vqpipe.pipeline.sample import SCRATCH
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
+from vqpipe.storage.vectors import VECTORS_NAME
 from vqpipe.urls import is_url
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,9 @@ def _removals(
     for name in output.names():
         if name[:1] == "v" and name[1:].isdigit() and not (output / name).has("stages.json"):
             yield _removal(output, name, "a generation that a killed run never began")
+    converted = any(generation.facts["source"].get("converted") for generation in kept)
+    if output.has(VECTORS_NAME) and not converted:
+        yield _removal(output, VECTORS_NAME, "vectors of a source that no generation is made from")
     samples = list(_sample_removals(output, kept))
     yield from samples
     known = {removal.path for removal in samples}

@@ -9,6 +9,7 @@ from vqpipe.errors import DamagedError
 from vqpipe.pipeline.generation import Generation, find_generations
 from vqpipe.storage.codes import find_codes
 from vqpipe.storage.folder import Folder
+from vqpipe.storage.vectors import VECTORS_NAME, find_vectors
 
 
 def repair_output(output: Folder, findings: Sequence[Mapping[str, Any]]) -> None:
@@ -24,17 +25,23 @@ def repair_output(output: Folder, findings: Sequence[Mapping[str, Any]]) -> None
         With ``what``, ``path`` (relative to the output) and, of a shard, its number ``shard``.
     """
     shards: dict[str, list[int]] = {}
+    converted: list[int] = []
     for finding in findings:
         what, path = finding["what"], str(finding["path"])
         name, _, rest = path.partition("/")
         if what == "shard":
             shards.setdefault(path, []).append(finding["shard"])
+        elif what == "vectors" and finding["shard"] is not None:
+            converted.append(finding["shard"])
         elif what in ("codebook", "evaluation"):
             _undo(output, name, {"codebook": "train", "evaluation": "evaluate"}[what])
             if what == "codebook":
                 (output / name).remove(rest)
         else:
             output.remove(path)
+    vectors = find_vectors(output.file(VECTORS_NAME)) if converted else None
+    if vectors is not None:
+        vectors.forget(converted)
     for path, indexes in shards.items():
         try:
             codes = find_codes(output.file(path))

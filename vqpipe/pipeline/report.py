@@ -9,6 +9,7 @@ from vqpipe.pipeline.generation import EVALUATION_FILE, fingerprint
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.report import ReportFacts, render_report
+from vqpipe.storage.code_use import read_use
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.place import place_of
 from vqpipe.versions import versions
@@ -70,7 +71,7 @@ def _facts(run: Run) -> ReportFacts:
         bytes_in=codes.rows * run.source.row_bytes,
         bytes_codes=int(run.records().stored_bytes.sum()),
         evaluation=evaluation,
-        code_counts=codes.read_use().tolist(),
+        code_counts=read_use(codes.path).tolist(),
         history=codebook.history,
         config_text=yaml.safe_dump(run.config.plain(), sort_keys=False),
         versions=versions(),

@@ -21,7 +21,7 @@ from vqpipe.quantizer import (
     first_probes,
 )
 from vqpipe.runner import Runner
-from vqpipe.shards import ceil_div, choose_shard_rows, choose_slice_rows
+from vqpipe.shards import Shard, ceil_div, choose_shard_rows, choose_slice_rows
 from vqpipe.sources import VectorArray
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
@@ -73,6 +73,8 @@ class Run:
         On the output; None for a run that is only planned.
     view : View
         What the driver has seen of object stores since a stage last ran.
+    unconverted : tuple of Shard or None
+        Shards of ``vectors.zarr`` that must be converted; None before anybody has looked.
     """
 
     config: Config
@@ -93,6 +95,7 @@ class Run:
     begun_from: str = ""
     lease: Lease | None = None
     view: View = field(default_factory=View, repr=False)
+    unconverted: tuple[Shard, ...] | None = field(default=None, repr=False)
     _records: Records | None = field(default=None, repr=False)
 
     def warn(self, message: str) -> None:
@@ -104,6 +107,8 @@ class Run:
     def hold(self, lease: Lease) -> None:
         """Write under a lease from here on."""
         self.lease = lease
+        # Whoever had the output before may have converted meanwhile.
+        self.unconverted = None
         self.generation.guard = self.may_write
 
     def may_write(self, seconds: float = 0.0) -> None:
@@ -254,6 +259,7 @@ class Run:
             shard_rows,
             masked,
             encode.store_error,
+            self.source.ids_dtype,
         )
 
     def records(self) -> Records:

@@ -16,6 +16,7 @@ from vqpipe.pipeline.check import (
     check_exports,
     check_figures,
     check_samples,
+    check_vectors,
 )
 from vqpipe.pipeline.generation import EVALUATION_FILE, STAGES_FILE, Generation, find_generations
 from vqpipe.pipeline.repair import repair_output
@@ -23,11 +24,13 @@ from vqpipe.progress import Progress
 from vqpipe.runner import Runner
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray, open_source
+from vqpipe.sources.conversion import by_way_of_vectors
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
 from vqpipe.storage.lease import PATIENCE, Patience, take_lease
 from vqpipe.storage.records import Records
 from vqpipe.storage.summary import check_summary, summary_path
+from vqpipe.storage.vectors import VECTORS_NAME
 from vqpipe.tasks.verify import ShardCheck, VerifyJob, verify_shard
 
 ROWS_PER_SHARD = 100
@@ -89,6 +92,7 @@ def _verify(check: Check, *, repair: bool) -> dict[str, Any]:
     check_current(check, [generation.name for generation in generations])
     for generation in generations:
         _check_generation(check, generation)
+    check_vectors(check, generations)
     check_samples(check, generations)
     repaired = bool(repair and check.findings)
     if repaired:
@@ -217,7 +221,10 @@ def _source(check: Check, generation: Generation) -> VectorArray | None:
     named = check.config.source
     was = generation.facts["source"]
     try:
-        source = open_source(named.uri, named.format, named.key, named.rows, generation.known_files)
+        source = open_source(
+            named.uri, named.format, named.key, named.rows, generation.known_files, ids=named.ids
+        )
+        source = by_way_of_vectors(source, check.output.file(VECTORS_NAME))
     except InputError as error:
         check.notes.append(f"{generation.name}: rows were not compared: {error}")
         return None

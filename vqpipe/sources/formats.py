@@ -7,9 +7,17 @@ from typing import Final
 
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
-from vqpipe.sources import bins, hdf5, npy, npz, synthetic, vecs, zarr_array
+from vqpipe.sources import bins, hdf5, npy, npz, parquet, synthetic, vecs, zarr_array
 from vqpipe.sources.flat_file import missing
-from vqpipe.sources.part import Format
+from vqpipe.sources.part import (
+    Batch,
+    ConvertedFormat,
+    Format,
+    Part,
+    Reader,
+    Stream,
+    wrapped_errors,
+)
 from vqpipe.sources.zarr_tree import is_zarr_folder
 from vqpipe.storage.place import place_of
 
@@ -17,16 +25,23 @@ FORMATS: Final[dict[str, Format]] = {
     "npy": npy,
     "npz": npz,
     "hdf5": hdf5,
+    "parquet": parquet,
     "zarr": zarr_array,
     **dict.fromkeys(vecs.DTYPES, vecs),
     **dict.fromkeys(bins.DTYPES, bins),
 }
 
-_ENDINGS = {**{f".{name}": name for name in FORMATS}, ".zip": "zarr", ".h5": "hdf5"}
+_ENDINGS = {
+    **{f".{name}": name for name in FORMATS},
+    **dict.fromkeys(parquet.ENDINGS, "parquet"),
+    ".zip": "zarr",
+    ".h5": "hdf5",
+}
 # Told by its scheme, which no file's ending says.
 FORMATS["synthetic"] = synthetic
 
-_NOT_BUILT = {".parquet": "Parquet"}
+# Formats of which some, or all, parts are converted before they are read.
+CONVERTED: Final[dict[str, ConvertedFormat]] = {"parquet": parquet, "npz": npz}
 
 
 def format_of(path: str) -> str:
@@ -35,7 +50,7 @@ def format_of(path: str) -> str:
     Raises
     ------
     SourceError
-        For an ending that is not known, or known but not built yet.
+        For an ending that is not known.
 
     Examples
     --------
@@ -47,11 +62,6 @@ def format_of(path: str) -> str:
     ending = os.path.splitext(path)[1].lower()
     if ending in _ENDINGS:
         return _ENDINGS[ending]
-    if ending in _NOT_BUILT:
-        raise SourceError(
-            f"source {path}: {_NOT_BUILT[ending]} files are known but not built yet; convert it to "
-            "Zarr or .npy"
-        )
     place = place_of(path)
     if place.is_folder(path):
         if is_zarr_folder(path):
@@ -77,6 +87,52 @@ def check_format(format: str) -> None:
     """
     if format != "auto" and format not in FORMATS:
         raise SourceError(
-            f"format {format!r}: is not known or not built yet; take auto or one of "
-            f"{', '.join(sorted(FORMATS))}"
+            f"format {format!r}: is not known; take auto or one of {', '.join(sorted(FORMATS))}"
         )
+
+
+def must_convert(part: Part) -> bool:
+    """Say whether a part is converted before its rows are read."""
+    converted = CONVERTED.get(part.format)
+    return converted is not None and converted.must_convert(part)
+
+
+def starts(part: Part) -> tuple[int, ...]:
+    """Return the rows, ascending from 0, where reading a part forward can begin.
+
+    Raises
+    ------
+    SourceError
+    """
+    if not must_convert(part):
+        return (0,)
+    with wrapped_errors(f"{part}: its stretches of rows cannot be told"):
+        return CONVERTED[part.format].starts(part)
+
+
+def open_stream(part: Part, ids: str | None = None) -> Stream:
+    """Open a part for reading forward, whether it must be converted or not.
+
+    Raises
+    ------
+    SourceError
+    """
+    with wrapped_errors(f"{part}: cannot be opened as {part.format}"):
+        if must_convert(part):
+            return CONVERTED[part.format].open_stream(part, ids)
+        return _Forward(FORMATS[part.format].open_part(part))
+
+
+class _Forward:
+    """Reads a part that could be read in place, beside others that cannot."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Return the part's rows ``start:stop``."""
+        return Batch(self._reader.read(start, stop))
+
+    def close(self) -> None:
+        """Close the part."""
+        self._reader.close()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import ConfigError, SourceError
+from vqpipe.sources.parquet import ENDINGS
+from vqpipe.sources.zarr_tree import is_zarr_folder
 from vqpipe.storage.place import place_of
 from vqpipe.urls import absolute, bucket_and_key, is_url, is_web, join
 
@@ -41,6 +43,33 @@ def find_paths(uri: str | Sequence[str]) -> list[str]:
     if not uris:
         raise SourceError("source: the list of URIs is empty; name at least one file")
     return [path for one in uris for path in _expand(one)]
+
+
+def expand_folders(paths: list[str], format: str) -> list[str]:
+    """Return the paths, those of folders of Parquet files replaced by the files in and below them, by name.
+
+    Names that begin with a dot or an underscore are passed over: engines leave their marks and checksums there.
+    """
+    if format not in ("auto", "parquet"):
+        return paths
+    return [file for path in paths for file in _expand_folder(path, format)]
+
+
+def _expand_folder(path: str, format: str) -> list[str]:
+    ending = os.path.splitext(path)[1].lower()
+    # Spark gives folders the ending of files.
+    other = format == "auto" and ending and ending not in ENDINGS
+    if path.startswith(SYNTHETIC_SCHEME) or other:
+        return [path]
+    place = place_of(path)
+    if not place.is_folder(path) or (format == "auto" and is_zarr_folder(path)):
+        return [path]
+    found = [
+        join(path, name)
+        for name, _ in place.walk(path)
+        if name.lower().endswith(ENDINGS) and not re.search(r"(^|/)[._]", name)
+    ]
+    return sorted(found, key=natural_key) or [path]
 
 
 def _expand(uri: str) -> list[str]:

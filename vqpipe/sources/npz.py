@@ -1,23 +1,23 @@
-"""``.npz`` files (numpy.savez): a zip file of npy files; a member that is stored as it is, is read in place."""
+"""``.npz`` files (numpy.savez): a zip file of npy files.
+
+A member that is stored as it is, is read in place. A compressed one (numpy.savez_compressed) can only be read
+forward, so the ingest stage converts it.
+"""
 
 from __future__ import annotations
 
-import io
-import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack
 from typing import NamedTuple
+
+import numpy as np
 
 from vqpipe.errors import SourceError
 from vqpipe.sources import npy
-from vqpipe.sources.flat_file import file_size, file_stamps, read_at, share_file
-from vqpipe.sources.part import Part, Reader, check_unchanged, shorten
-from vqpipe.storage.place import place_of
-
-# A member takes some 60 bytes in the directory, and ten times that once it is unpacked.
-_MAX_DIRECTORY_BYTES = 4 << 20
+from vqpipe.sources.flat_file import file_stamps, read_at, share_file
+from vqpipe.sources.part import Batch, Part, Reader, Rows, Stream, check_unchanged, shorten
+from vqpipe.sources.zip_file import DAMAGED, is_packed, opened_zip, stored_offset
 
 # Each member's header is read to find the only table among them.
 _MOST_MEMBERS = 1000
@@ -25,20 +25,19 @@ _MOST_MEMBERS = 1000
 # A message that lists more members than this is not read.
 _MOST_LISTED = 10
 
-# What stands before a member's name: signature, version, flags, method, 16 bytes that the directory has too, lengths.
-_LOCAL_HEAD = struct.Struct("<4s3H16x2H")
-_ENCRYPTED = 0x1 | 0x40 | 0x2000
+# Of a compressed member so much is unpacked at a time.
+_STEP_BYTES = 1 << 20
 
 stamps = file_stamps
 is_shared = share_file
 
 
-class Member(NamedTuple):
-    """A member of the zip file: its name, and where its bytes lie as they are."""
+class _Member(NamedTuple):
+    """A member as a part, what its own header says, and where its values lie; None where they are compressed."""
 
-    name: str
-    offset: int
-    size: int
+    part: Part
+    header: npy.Header
+    offset: int | None
 
 
 def describe(path: str, format: str, key: str | None) -> Part:
@@ -47,13 +46,13 @@ def describe(path: str, format: str, key: str | None) -> Part:
     Raises
     ------
     SourceError
-        If there is no such member, more than one could be meant, it is compressed or encrypted, or no npy file.
+        If there is no such member, more than one could be meant, it is encrypted, or no npy file.
     """
-    return _find(path, format, key)[0]
+    return _find(path, format, key).part
 
 
 def open_part(part: Part) -> Reader:
-    """Open a member for reading.
+    """Open a member for reading; of a compressed one, as is good for a few rows such as queries.
 
     Raises
     ------
@@ -62,35 +61,73 @@ def open_part(part: Part) -> Reader:
     """
     now, header, offset = _find(part.path, part.format, part.key)
     check_unchanged(part, now)
+    if offset is None:
+        return _PackedReader(now, header)
     return npy.reader_of(now, header, offset)
 
 
-def _find(path: str, format: str, key: str | None) -> tuple[Part, npy.Header, int]:
-    """Return the member as a part, its header, and the place of its first value in the zip file."""
-    with _directory(path) as archive:
-        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-        info = _only_table(archive, members, path) if key is None else _named(members, path, key)
-        member = _place_of_member(archive, info, path)
-    where = f"source {path}, array {member.name!r}"
-    head = read_at(path, member.offset, min(member.size, npy.HEAD_BYTES))
+def must_convert(part: Part) -> bool:
+    """Say whether a member is compressed."""
+    with opened_zip(part.path) as archive:
+        info = _choose(archive, part.path, part.key)
+        return is_packed(info, _where(info, part.path))
+
+
+def starts(part: Part) -> tuple[int, ...]:
+    """Return the one row where unpacking can begin: the first."""
+    return (0,)
+
+
+def ids_dtype(part: Part, ids: str) -> str:
+    """Refuse ids.
+
+    Raises
+    ------
+    SourceError
+    """
+    raise SourceError(
+        f"source.ids {ids!r}: {part} holds no column of ids beside its vectors; leave out source.ids"
+    )
+
+
+def open_stream(part: Part, ids: str | None) -> Stream:
+    """Open a compressed member for reading forward.
+
+    Raises
+    ------
+    SourceError
+        If it is no longer as described.
+    """
+    now, header, _ = _find(part.path, part.format, part.key)
+    check_unchanged(part, now)
+    return _PackedStream(now, header)
+
+
+def _find(path: str, format: str, key: str | None) -> _Member:
+    with opened_zip(path) as archive:
+        info = _choose(archive, path, key)
+        where = _where(info, path)
+        packed = is_packed(info, where)
+        if packed:
+            begin, head = 0, _head(archive, info)
+        else:
+            begin = stored_offset(archive, info, path, where)
+            head = read_at(path, begin, min(info.file_size, npy.HEAD_BYTES))
     header = npy.parse_header(head, where)
-    rows, dim = npy.check_size(header, member.size, where)
-    part = Part(format, path, member.name, rows, dim, str(header.dtype), 1, 1)
-    return part, header, member.offset + header.offset
+    rows, dim = npy.check_size(header, info.file_size, where)
+    if packed and header.fortran and rows > 1 and dim > 1:
+        raise SourceError(
+            f"{where}: is compressed and in Fortran order, so its first row is complete only when all is unpacked; "
+            "write it again in C order (numpy.ascontiguousarray), or with numpy.savez"
+        )
+    name = info.filename.removesuffix(".npy")
+    part = Part(format, path, name, rows, dim, str(header.dtype), 1, 1)
+    return _Member(part, header, None if packed else begin + header.offset)
 
 
-@contextmanager
-def _directory(path: str) -> Iterator[zipfile.ZipFile]:
-    with closing(_RangeFile(path)) as file:
-        try:
-            archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise SourceError(
-                f"source {path}: is no zip file, which an npz file is ({error}); it was cut, or is of another "
-                "format: write it again with numpy.savez, or set `format`"
-            ) from error
-        with archive:
-            yield archive
+def _choose(archive: zipfile.ZipFile, path: str, key: str | None) -> zipfile.ZipInfo:
+    members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    return _only_table(archive, members, path) if key is None else _named(members, path, key)
 
 
 def _named(members: list[zipfile.ZipInfo], path: str, key: str) -> zipfile.ZipInfo:
@@ -102,7 +139,7 @@ def _named(members: list[zipfile.ZipInfo], path: str, key: str) -> zipfile.ZipIn
         )
     if names[name] > 1:
         raise SourceError(
-            f"source {path}: holds {names[name]} arrays {key!r}, and only one can be meant: {_DAMAGED}"
+            f"source {path}: holds {names[name]} arrays {key!r}, and only one can be meant: {DAMAGED}"
         )
     return next(info for info in members if info.filename == name)
 
@@ -133,10 +170,14 @@ def _only_table(
 
 def _shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> tuple[int, ...]:
     """Return the shape that a member's header gives, compressed or not."""
-    _check_readable(info, path)
+    where = _where(info, path)
+    is_packed(info, where)
+    return npy.parse_header(_head(archive, info), where).shape
+
+
+def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     with archive.open(info) as file:
-        head = file.read(npy.HEAD_BYTES)
-    return npy.parse_header(head, _where(info, path)).shape
+        return file.read(npy.HEAD_BYTES)
 
 
 def _listed(names: list[str], *, plain: bool = False) -> str:
@@ -149,87 +190,76 @@ def _where(info: zipfile.ZipInfo, path: str) -> str:
     return f"source {path}, array {shorten(info.filename.removesuffix('.npy'))}"
 
 
-def _check_readable(info: zipfile.ZipInfo, path: str) -> None:
-    where = _where(info, path)
-    if info.flag_bits & _ENCRYPTED:
-        raise SourceError(f"{where}: is encrypted; write it again with numpy.savez")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise SourceError(
-            f"{where}: is packed by method {info.compress_type}, which numpy does not write; write it again with "
-            "numpy.savez"
-        )
+class _PackedStream:
+    """Reads the rows of a compressed member forward.
 
+    Parameters
+    ----------
+    part : Part
+    header : npy.Header
+    """
 
-def _place_of_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Member:
-    """Hold what the directory says of a member against what stands before it, and return where its bytes lie."""
-    where = _where(info, path)
-    _check_readable(info, path)
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise SourceError(
-            f"{where}: is compressed (numpy.savez_compressed), so no row can be found in it without unpacking all "
-            "before it; write it again with numpy.savez, or as .npy or Zarr"
-        )
-    begin = info.header_offset
-    head = read_at(path, begin, _LOCAL_HEAD.size) if begin >= 0 else b""
-    if len(head) < _LOCAL_HEAD.size:
-        raise SourceError(f"{where}: should begin at byte {begin}, outside of the file: {_DAMAGED}")
-    signature, _, flags, method, name_length, extra_length = _LOCAL_HEAD.unpack(head)
-    name_at = begin + _LOCAL_HEAD.size
-    name = read_at(path, name_at, name_length)
-    alike = (signature, flags & _ENCRYPTED, method) == (b"PK\3\4", 0, zipfile.ZIP_STORED)
-    if not alike or name != info.orig_filename.encode("utf-8" if flags & 0x800 else "cp437"):
-        raise SourceError(
-            f"{where}: what stands before it at byte {begin} says otherwise than the zip file's "
-            f"directory: {_DAMAGED}"
-        )
-    offset = name_at + name_length + extra_length
-    if info.compress_size != info.file_size or offset + info.file_size > archive.start_dir:
-        raise SourceError(
-            f"{where}: should have {info.file_size} bytes from byte {offset} on ({info.compress_size} as stored), and "
-            f"the members end at byte {archive.start_dir}: {_DAMAGED}"
-        )
-    return Member(info.filename.removesuffix(".npy"), offset, info.file_size)
+    def __init__(self, part: Part, header: npy.Header) -> None:
+        self._part, self._header = part, header
+        self._stack = ExitStack()
+        try:
+            archive = self._stack.enter_context(opened_zip(part.path))
+            info = _choose(archive, part.path, part.key)
+            self._file = self._stack.enter_context(archive.open(info))
+            self._row = 0
+            self._skip(header.offset)
+        except BaseException:
+            self.close()
+            raise
 
+    @property
+    def row(self) -> int:
+        """The row that comes next."""
+        return self._row
 
-_DAMAGED = "the file is damaged; write it again with numpy.savez"
+    def read(self, start: int, stop: int) -> Batch:
+        """Return the part's rows ``start:stop``, which are not before those that were read."""
+        part = self._part
+        self._skip((start - self._row) * part.row_bytes)
+        rows: Rows = np.empty((stop - start, part.dim), part.dtype)
+        view = memoryview(rows.reshape(-1).view(np.uint8).data)
+        filled = 0
+        while filled < len(view):
+            data = self._take(len(view) - filled)
+            view[filled : filled + len(data)] = data
+            filled += len(data)
+        self._row = stop
+        return Batch(rows.astype(part.native_dtype, copy=False))
 
+    def _skip(self, count: int) -> None:
+        while count:
+            count -= len(self._take(count))
 
-class _RangeFile(io.RawIOBase):
-    """A file, on a disk or in a store, as `zipfile` reads it: only as much at once as a directory may have."""
-
-    def __init__(self, path: str) -> None:
-        self._path, self._at, self._size = path, 0, file_size(path)
-        self._ranges = place_of(path).opened(path)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(f"{self._path}: byte {base + offset} lies before the file")
-        self._at = base + offset
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        count = left if size is None or size < 0 else min(size, left)
-        if count > _MAX_DIRECTORY_BYTES:
-            raise SourceError(
-                f"source {self._path}: its zip directory should have {count} bytes; at most {_MAX_DIRECTORY_BYTES} are "
-                f"read: {_DAMAGED}, or with fewer arrays"
-            )
-        data = bytearray(count)
-        filled = self._ranges.fill(memoryview(data), self._at)
-        self._at += filled
-        return bytes(data[:filled])
+    def _take(self, most: int) -> bytes:
+        data = self._file.read(min(most, _STEP_BYTES))
+        if not data:
+            raise SourceError(f"{self._part}: breaks off when it is unpacked: {DAMAGED}")
+        return data
 
     def close(self) -> None:
-        self._ranges.close()
-        super().close()
+        """Close the file."""
+        self._stack.close()
+
+
+class _PackedReader:
+    """Reads rows in place: what lies before the last ones is found by unpacking from the first on."""
+
+    def __init__(self, part: Part, header: npy.Header) -> None:
+        self._part, self._header = part, header
+        self._stream = _PackedStream(part, header)
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Return rows ``start:stop``, shape (stop - start, dim)."""
+        if start < self._stream.row:
+            self._stream.close()
+            self._stream = _PackedStream(self._part, self._header)
+        return self._stream.read(start, stop).rows
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vqpipe.dtypes import Mask
 from vqpipe.errors import SourceError, VqpipeError
 
 # Rows as a format stores them: the dtype is known only at run time.
@@ -41,7 +42,7 @@ class Part:
     path : str
         Absolute local path, or URL; of synthetic vectors their name, without the number of rows.
     key : str or None
-        Array inside a Zarr group, HDF5 or npz file.
+        Array inside a Zarr group, HDF5 or npz file, or column of a Parquet file.
     rows, dim : int
         Shape of the whole part.
     dtype : str
@@ -80,7 +81,8 @@ class Part:
         return np.dtype(self.dtype).newbyteorder("=")
 
     def __str__(self) -> str:
-        return f"source {self.path}" + (f", array {self.key!r}" if self.key else "")
+        what = "column" if self.format == "parquet" else "array"
+        return f"source {self.path}" + (f", {what} {self.key!r}" if self.key else "")
 
 
 class Reader(Protocol):
@@ -107,6 +109,66 @@ class Format(Protocol):
 
     def is_shared(self, part: Part) -> bool:
         """Say whether one stored object holds all of the part's rows, whatever its chunks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Consecutive rows of a part on their way into ``vectors.zarr``.
+
+    Attributes
+    ----------
+    rows : array of shape (rows, dim)
+        Of the stored dtype in native byte order, C order, the caller's own. What is null in a float row is NaN;
+        integer rows that hold a null are 0.
+    valid : bool array of shape (rows,), optional
+        False for rows of integers that hold a null; None where none does.
+    ids : integer or StringDType array of shape (rows,), optional
+        Each row's id, where ids were asked for.
+    """
+
+    rows: Rows
+    valid: Mask | None = None
+    ids: NDArray[Any] | None = None
+
+
+class Stream(Protocol):
+    """An open part that is read forward."""
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Return the part's rows ``start:stop``.
+
+        Calls go forward: what follows the last one costs its own rows, what lies further on the rows between as
+        well, and what lies before may cost all rows from the nearest start on.
+        """
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+class ConvertedFormat(Protocol):
+    """What a module offers, besides a `Format`, whose rows cannot be read by their numbers at a fair cost.
+
+    The ingest stage converts them, once and in parallel, to ``vectors.zarr``, which is then read in place; stamps and
+    names of the source stay those of its own files.
+    """
+
+    def must_convert(self, part: Part) -> bool:
+        """Say whether a part is converted: others of the format may be read in place."""
+
+    def starts(self, part: Part) -> tuple[int, ...]:
+        """Return the rows, ascending from 0, where reading forward can begin without the rows before."""
+
+    def ids_dtype(self, part: Part, ids: str) -> str:
+        """Return the dtype of a column of ids: numpy's name of an integer, or ``string``.
+
+        Raises
+        ------
+        SourceError
+            If the part has no such column, or no ids at all.
+        """
+
+    def open_stream(self, part: Part, ids: str | None) -> Stream:
+        """Open a part for reading forward, its column of ids too if one is named."""
 
 
 @contextmanager

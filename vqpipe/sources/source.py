@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqpipe.errors import SourceError
 from vqpipe.sources.array import VectorArray
-from vqpipe.sources.formats import FORMATS, check_format, format_of
-from vqpipe.sources.location import find_paths
+from vqpipe.sources.formats import CONVERTED, FORMATS, check_format, format_of, must_convert
+from vqpipe.sources.location import expand_folders, find_paths
 from vqpipe.sources.mixture import lasting_uri
 from vqpipe.sources.part import Part, check_shape, wrapped_errors
 from vqpipe.storage.place import place_of
@@ -20,7 +21,7 @@ from vqpipe.urls import is_url
 
 
 class Description(NamedTuple):
-    """What was found in an object that holds one array: format, size and ETag, shape and dtype."""
+    """What was found in an object that holds one array: format, size and ETag, shape, dtype and key."""
 
     name: str
     size: int
@@ -28,6 +29,7 @@ class Description(NamedTuple):
     rows: int
     dim: int
     dtype: str
+    key: str
 
 
 VECTOR_DTYPES = ("float32", "float16", "uint8", "int8")
@@ -40,6 +42,7 @@ def open_source(
     rows: int | None = None,
     known: Sequence[str] = (),
     described: Mapping[str, Description] | None = None,
+    ids: str | None = None,
 ) -> VectorArray:
     """Describe the vectors at a URI. Reads headers and sizes only.
 
@@ -47,12 +50,12 @@ def open_source(
     ----------
     uri : str or sequence of str
         A path, a pattern, a ``file://`` URL, a name of synthetic vectors
-        (``synthetic:mixture?rows=1e9&dim=96&seed=0``), or a list of them, joined along rows in this order;
-        the matches of a pattern by name, numbers in it by value.
+        (``synthetic:mixture?rows=1e9&dim=96&seed=0``), a folder of Parquet files, or a list of them, joined along
+        rows in this order; the matches of a pattern, and files of a folder, by name, numbers in it by value.
     format : str
         ``auto`` goes by each name's ending, or by ``synthetic:`` at its beginning.
     key : str, optional
-        Array inside a Zarr group or an npz file.
+        Array inside a Zarr group, HDF5 or npz file, or column of Parquet files.
     rows : int, optional
         Only the first so many rows.
     known : sequence of str, optional
@@ -60,6 +63,8 @@ def open_source(
         after them, whatever their names.
     described : mapping of str to Description, optional
         What was found in objects before, by URL: those that have not changed since are not read again.
+    ids : str, optional
+        The column of each row's id, to be carried along.
 
     Returns
     -------
@@ -71,7 +76,8 @@ def open_source(
     SourceError
         If anything is missing, damaged, or does not fit together.
     """
-    return _cut(_join(uri, format, key, _check_vectors, known, described or {}), rows)
+    source = _cut(_join(uri, format, key, _check_vectors, known, described or {}), rows)
+    return source if ids is None else replace(source, ids=ids, ids_dtype=_find_ids(source, ids))
 
 
 def open_table(
@@ -106,7 +112,7 @@ def _join(
     described: Mapping[str, Description] | None = None,
 ) -> VectorArray:
     check_format(format)
-    paths = _keep_order(find_paths(uri), known)
+    paths = _keep_order(expand_folders(find_paths(uri), format), known)
     parts = [_describe(path, format, key, (described or {}).get(path)) for path in paths]
     for part in parts:
         check(part)
@@ -123,13 +129,39 @@ def _join(
     )
 
 
+def _find_ids(source: VectorArray, ids: str) -> str:
+    """Return the dtype of a column of ids, which all parts must have."""
+    found: dict[str, str] = {}
+    for part in source.parts:
+        if not must_convert(part):
+            raise SourceError(
+                f"source.ids {ids!r}: ids are a column beside the vectors, which {', '.join(CONVERTED)} files have; "
+                f"{part.path} is of format {part.format}: leave out source.ids, as row numbers there are the file's own"
+            )
+        with wrapped_errors(f"{part}: its ids cannot be found"):
+            found.setdefault(CONVERTED[part.format].ids_dtype(part, ids), part.path)
+    if len(found) > 1:
+        named = " and ".join(f"{dtype} in {path}" for dtype, path in found.items())
+        raise SourceError(
+            f"source.ids {ids!r}: is {named}; all files must have ids of one type: cast them"
+        )
+    return next(iter(found))
+
+
 def describe_objects(source: VectorArray) -> dict[str, list[Any]]:
     """Return the descriptions of a source's objects that hold one array each, plain enough for JSON."""
     found: dict[str, list[Any]] = {}
     for part in source.parts:
-        if is_url(part.path) and part.key is None and FORMATS[part.format].is_shared(part):
+        if is_url(part.path) and FORMATS[part.format].is_shared(part):
             state = place_of(part.path).stamp(part.path)
-            found[part.path] = [part.format, *state, part.rows, part.dim, part.dtype]
+            found[part.path] = [
+                part.format,
+                *state,
+                part.rows,
+                part.dim,
+                part.dtype,
+                part.key or "",
+            ]
     return found
 
 
@@ -138,7 +170,7 @@ def parse_descriptions(plain: object) -> dict[str, Description]:
     found: dict[str, Description] = {}
     for path, values in plain.items() if isinstance(plain, dict) else ():
         kinds = [type(value) for value in values] if isinstance(values, list) else []
-        if kinds == [str, int, str, int, int, str]:
+        if kinds == [str, int, str, int, int, str, str]:
             # What was tampered with is read anew.
             with suppress(SourceError, TypeError):
                 check_shape((values[3], values[4]), np.dtype(values[5]), path)
@@ -166,10 +198,13 @@ def _keep_order(paths: list[str], known: Sequence[str]) -> list[str]:
 def _describe(path: str, format: str, key: str | None, before: Description | None) -> Part:
     name = format_of(path) if format == "auto" else format
     with wrapped_errors(f"source {path}: cannot be opened as {name}"):
-        if before is not None and is_url(path) and before.name == name and key is None:
+        same = before is not None and before.name == name and key in (None, before.key)
+        if before is not None and same and is_url(path):
             size, etag = place_of(path).stamp(path)
             if (size, etag) == (before.size, before.etag):
-                return Part(name, path, None, before.rows, before.dim, before.dtype, 1, 1)
+                return Part(
+                    name, path, before.key or None, before.rows, before.dim, before.dtype, 1, 1
+                )
         return FORMATS[name].describe(path, name, key)
 
 

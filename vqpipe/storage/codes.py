@@ -22,8 +22,9 @@ from vqpipe.storage.arrays import (
     make_integers,
     open_group,
     with_rows,
-    write_array,
 )
+from vqpipe.storage.code_ids import extend_id_records, make_id_records, write_code_ids
+from vqpipe.storage.ids import Ids, chunk_rows_in, dtype_of, make_ids
 from vqpipe.storage.place import place_of
 from vqpipe.storage.records import (
     MOST_SHARDS,
@@ -60,6 +61,8 @@ class CodeArray:
         Whether `valid` is kept.
     store_error : bool
         Whether `sq_error` is kept.
+    ids : str or None
+        Dtype of `ids`, where they are kept: numpy's name of an integer, or ``string``.
     """
 
     path: str
@@ -69,6 +72,7 @@ class CodeArray:
     shard_rows: int
     masked: bool
     store_error: bool
+    ids: str | None = None
 
     @property
     def shards(self) -> Iterator[Shard]:
@@ -92,6 +96,8 @@ class CodeArray:
             for name in self._row_arrays():
                 self._make(group, name)
             create_records(group, self.shard_count)
+            if self.ids is not None:
+                make_id_records(group, self.shard_count)
             group.attrs.update({**attributes, "shard_rows": self.shard_rows})
             return
         group = open_group(self.path, writable=True)
@@ -99,9 +105,15 @@ class CodeArray:
             # Shards that were done without a mask held no invalid row, and true is what is not stored.
             self._make(group, "valid")
         extend_records(group, self.shard_count)
+        if self.ids is not None:
+            extend_id_records(group, self.shard_count)
 
     def _row_arrays(self) -> list[str]:
-        optional = [("valid", self.masked), ("sq_error", self.store_error)]
+        optional = [
+            ("valid", self.masked),
+            ("sq_error", self.store_error),
+            ("ids", self.ids is not None),
+        ]
         return ["codes", *(name for name, wanted in optional if wanted)]
 
     def _make(self, group: zarr.Group, name: str) -> None:
@@ -112,6 +124,8 @@ class CodeArray:
         if name == "codes":
             shape = (self.rows, self.columns)
             make_integers(group, name, shape, self.dtype, chunk, self.shard_rows)
+        elif name == "ids" and self.ids is not None:
+            make_ids(group, name, self.rows, self.ids, chunk_rows_in(self.shard_rows))
         elif name == "valid":
             make_integers(group, name, (self.rows,), "bool", chunk, self.shard_rows, fill_value=1)
         else:
@@ -124,10 +138,11 @@ class CodeArray:
         valid: Mask,
         sq_error: Float64,
         origin: Origin,
+        ids: Iterable[tuple[int, Ids]] = (),
     ) -> int:
         """Write one whole shard, its record last, and return the bytes that its codes take.
 
-        A shard that is written again is first marked not done.
+        A shard that is written again is first marked not done. Ids come in pieces, each with its first row.
         """
         group = open_group(self.path, writable=True)
         squared_error = record_array(group, "squared_error")
@@ -139,6 +154,8 @@ class CodeArray:
             with_rows(array_in(group, "valid"), self.rows)[rows] = valid
         if self.store_error:
             with_rows(array_in(group, "sq_error"), self.rows)[rows] = sq_error.astype(np.float32)
+        if self.ids is not None:
+            write_code_ids(group, self.rows, shard.index, ids)
         stored_bytes = self.stored_size(shard.index)
         for name, value in (
             ("source_signature", np.frombuffer(origin.signature, np.uint8)),
@@ -252,20 +269,6 @@ class CodeArray:
             for index in indexes:
                 squared_error[index] = np.nan
 
-    def write_use(self, counts: NDArray[np.int64]) -> None:
-        """Keep how many rows use each codeword, int64 of shape (columns, k), beside the codes."""
-        write_array(open_group(self.path, writable=True), "code_counts", counts)
-
-    def has_use(self) -> bool:
-        """Say whether `write_use` kept anything."""
-        path = join(self.path, "code_counts")
-        return place_of(path).exists(path)
-
-    def read_use(self) -> NDArray[np.int64]:
-        """Return what `write_use` kept."""
-        with found_whole(f"{self.path}: code_counts"):
-            return np.asarray(array_in(open_group(self.path), "code_counts")[...])
-
 
 def find_codes(path: str) -> CodeArray | None:
     """Return the description of the ``codes.zarr`` at a path, or None if there is none.
@@ -297,6 +300,7 @@ def find_codes(path: str) -> CodeArray | None:
             shard_rows=shard_rows,
             masked=place.exists(join(path, "valid")),
             store_error=place.exists(join(path, "sq_error")),
+            ids=dtype_of(array_in(group, "ids")) if place.exists(join(path, "ids")) else None,
         )
 
 

@@ -138,22 +138,38 @@ def read_records(path: str, group: zarr.Group) -> Records:
     lost: set[int] = set()
     found: dict[str, NDArray[Any]] = {}
     for name, shape, dtype, fill in RECORDS:
-        stored = np.dtype(dtype).newbyteorder("<")
         count = record_array(group, name).shape[0]
-        values = np.full((count, *shape), fill, dtype=stored)
-        size, missing = values[:1].nbytes, set(range(count))
-        for index, chunk in _chunks(join(path, "shards", name, "c"), count, len(shape)):
-            missing.discard(index)
-            if len(chunk) != size + CHECKSUM_BYTES or not _is_whole(chunk):
-                damaged.add(index)
-            else:
-                values[index] = np.frombuffer(chunk[:-CHECKSUM_BYTES], stored).reshape(shape)
-        found[name] = values.astype(dtype, copy=False)
+        folder = join(path, "shards", name, "c")
+        found[name], bad, missing = read_record_chunks(folder, (count, *shape), dtype, fill)
+        damaged |= bad
         lost |= missing
     # The error is written last: where it is, all else was.
     damaged |= {index for index in lost if not np.isnan(found["squared_error"][index])}
     found["squared_error"][list(damaged)] = np.nan
     return Records(**found, damaged=frozenset(damaged))
+
+
+def read_record_chunks(
+    folder: str, shape: tuple[int, ...], dtype: str, fill: float
+) -> tuple[NDArray[Any], set[int], set[int]]:
+    """Read an array that `make_records` made, past Zarr, given the folder of its chunks.
+
+    Returns
+    -------
+    values : array of shape ``shape``
+    damaged, missing : set of int
+        Whose chunks fail their checksum, and which have none.
+    """
+    stored = np.dtype(dtype).newbyteorder("<")
+    values = np.full(shape, fill, dtype=stored)
+    size, damaged, missing = values[:1].nbytes, set[int](), set(range(shape[0]))
+    for index, chunk in _chunks(folder, shape[0], len(shape) - 1):
+        missing.discard(index)
+        if len(chunk) != size + CHECKSUM_BYTES or not _is_whole(chunk):
+            damaged.add(index)
+        else:
+            values[index] = np.frombuffer(chunk[:-CHECKSUM_BYTES], stored).reshape(shape[1:])
+    return values.astype(dtype, copy=False), damaged, missing
 
 
 def _chunks(folder: str, count: int, axes: int) -> Iterator[tuple[int, bytes]]:

@@ -141,7 +141,8 @@ def scatter_rows(shard: Shard, job: ScatterJob) -> Scattered:
                 # A row may be drawn for the database as well: it is one row all the same.
                 invalid_rows += int((~usable).sum())
             kept[name].append((rows[here][usable], places[here][usable]))
-            vectors[name].append(picked[usable])
+            # Integers may come as floats, beside a null.
+            vectors[name].append(picked[usable].astype(empty.dtype, copy=False))
         start += len(piece)
     group = make_group(join(job.scratch, f"{shard.index}.zarr"))
     valid: dict[str, list[int]] = {}

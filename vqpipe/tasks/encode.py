@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vqpipe.errors import InvalidRowError
 from vqpipe.rows import prepare_rows, why_invalid
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
+from vqpipe.sources.row_hash import RowHash
 from vqpipe.storage.codebook_file import cached_quantizer
 from vqpipe.storage.codes import CodeArray
 from vqpipe.storage.records import Origin
@@ -85,7 +85,9 @@ def encode_shard(shard: Shard, job: EncodeJob) -> Encoded:
     began, cpu_began = time.perf_counter(), time.process_time()
     # Taken before the first read: a source that changes meanwhile leaves a record that no longer fits.
     stamp = job.source.stamp(shard.start, shard.stop)
-    hasher = hashlib.sha256() if job.source.shares_objects(shard.start, shard.stop) else None
+    hasher = (
+        RowHash(job.source.dtype) if job.source.shares_objects(shard.start, shard.stop) else None
+    )
     quantizer = cached_quantizer(job.codebook, job.digest)
     codes = np.zeros((shard.rows, job.codes.columns), dtype=job.codes.dtype)
     valid = np.ones(shard.rows, dtype=bool)
@@ -106,8 +108,13 @@ def encode_shard(shard: Shard, job: EncodeJob) -> Encoded:
             raise _invalid(job.source, quantizer.codebook.metric, shard, np.flatnonzero(~valid))
         codes[~valid] = 0
         errors[~valid] = 0.0
-    signature = stamp if hasher is None else hasher.digest()[: len(stamp)]
-    stored = job.codes.write(shard, codes, valid, errors, Origin(signature, stamp))
+    signature = stamp
+    if hasher is not None:
+        for _, ids in job.source.id_pieces(shard.start, shard.stop):
+            hasher.update_ids(ids)
+        signature = hasher.digest()
+    named = job.source.id_pieces(shard.start, shard.stop)
+    stored = job.codes.write(shard, codes, valid, errors, Origin(signature, stamp), named)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     return Encoded(shard.rows, masked_rows, float(errors.sum()), stored, seconds, cpu_seconds)
 
@@ -118,7 +125,7 @@ def window_rows(dim: int, block_rows: int) -> int:
 
 
 def _windows(
-    source: VectorArray, shard: Shard, block_rows: int, hasher: Any
+    source: VectorArray, shard: Shard, block_rows: int, hasher: RowHash | None
 ) -> Iterator[NDArray[Any]]:
     """Yield a shard's rows in windows of whole blocks, whatever the chunks of the source.
 
@@ -131,7 +138,7 @@ def _windows(
     held = 0
     for piece in source.pieces(shard.start, shard.stop, size):
         if hasher is not None:
-            hasher.update(piece.data)
+            hasher.update(piece)
         kept.append(piece)
         held += len(piece)
         if held < size:

@@ -62,8 +62,8 @@ def survey_worker(worker: Worker | None, job: SurveyJob) -> Facts:
     OutputError
         If the output is not the one of the run, or cannot be written to.
     """
-    last = job.source.rows - 1
-    rows = job.source.signature(0, 1) + job.source.signature(last, last + 1)
+    source = job.source.original
+    rows = b"".join(source.signature(row, row + 1) for row in source.probed_rows())
     if job.run is not None:
         _try_output(job.output, job.run)
     return Facts(versions_that_matter(), describe_cpu(), rows)

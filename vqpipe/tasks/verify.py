@@ -14,6 +14,7 @@ from vqpipe.quantizer import Quantizer
 from vqpipe.rows import prepare_rows
 from vqpipe.shards import Shard
 from vqpipe.sources import VectorArray
+from vqpipe.storage.code_ids import ids_fault
 from vqpipe.storage.codebook_file import cached_quantizer
 from vqpipe.storage.codes import CodeArray
 from vqpipe.storage.place import place_of
@@ -100,6 +101,8 @@ def verify_shard(shard: Shard, job: VerifyJob) -> ShardCheck:
     try:
         codes, valid = job.codes.read(shard)
         faults += _wrong_errors(shard, job)
+        if job.codes.ids is not None:
+            faults += filter(None, [ids_fault(job.codes.path, shard)])
     except DamagedError as error:
         return ShardCheck((str(error),))
     found = ShardCheck(
@@ -146,7 +149,7 @@ def _compare(
             signature = source.signature(shard.start, shard.stop)
             if signature != job.records.signature(shard.index):
                 return replace(found, stale=True)
-    except SourceError as error:
+    except (SourceError, DamagedError) as error:
         return replace(found, unread=str(error))
     found = replace(found, rows_compared=len(places))
     if not differs:
