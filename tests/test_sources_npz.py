@@ -71,7 +71,7 @@ def test_a_compressed_member_that_ends_early_is_an_error_where_it_ends(tmp_path:
     edited(path, CENTRAL, 24, struct.pack("<I", 128 + 60 * 24))
     source = open_source(str(path))
     assert source.rows == 60
-    with pytest.raises(SourceError, match="rows 0:60 cannot be read|breaks off"):
+    with pytest.raises(SourceError, match="breaks off"):
         source.read(0, 60)
 
 
