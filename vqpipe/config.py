@@ -86,7 +86,7 @@ class SourceConfig(_Section):
     """Where the vectors are."""
 
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
-    """Path, glob, folder of Parquet files, URL (s3, gs, az), or a list of them; or, to rehearse,
+    """Path, glob, folder of Parquet files, URL (s3, gs, az, https), or a list of them; or, to rehearse,
     `synthetic:mixture?rows=1e9&dim=96&seed=0`, which is computed."""
     format: Literal[
         "auto",
