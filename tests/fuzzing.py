@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,6 +85,19 @@ def some_rows(dtype: str = "float32") -> np.ndarray:
 def write_npy(folder: Path, **order: Any) -> Path:
     np.save(folder / "rows.npy", np.asarray(some_rows(), **order))
     return folder / "rows.npy"
+
+
+def write_npz(folder: Path, save: Callable[..., None] = np.savez) -> Path:
+    save(folder / "rows.npz", rows=some_rows(), names=np.arange(12))
+    return folder / "rows.npz"
+
+
+def write_hdf5(folder: Path, **keys: Any) -> Path:
+    version = keys.pop("libver", None)
+    with h5py.File(folder / "rows.h5", "w", libver=version) as file:
+        file.create_dataset("group/rows", data=some_rows(), **keys)
+        file["names"] = np.arange(12)
+    return folder / "rows.h5"
 
 
 def write_vecs(folder: Path, ending: str, dtype: str) -> Path:
@@ -256,6 +270,21 @@ def use_output(path: Path) -> None:
 CASES = {
     "npy": Case(write_npy, use_vectors),
     "npy by columns": Case(lambda folder: write_npy(folder, order="F"), use_vectors),
+    "npz": Case(write_npz, use_vectors),
+    "npz, packed": Case(lambda folder: write_npz(folder, np.savez_compressed), use_vectors),
+    "hdf5": Case(write_hdf5, use_vectors),
+    "hdf5 chunks": Case(
+        lambda folder: write_hdf5(
+            folder, chunks=(5, 3), compression="gzip", shuffle=True, fletcher32=True
+        ),
+        use_vectors,
+    ),
+    "hdf5 lzf, of today": Case(
+        lambda folder: write_hdf5(
+            folder, chunks=(5, 3), compression="lzf", libver="latest", maxshape=(None, 8)
+        ),
+        use_vectors,
+    ),
     "fvecs": Case(lambda folder: write_vecs(folder, "fvecs", "<f4"), use_vectors),
     "bvecs": Case(lambda folder: write_vecs(folder, "bvecs", "u1"), use_vectors),
     "ivecs": Case(lambda folder: write_vecs(folder, "ivecs", "<i4"), use_table),

@@ -91,8 +91,11 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     ),
     "faiss": ("vqpipe.quantizer",),
     "google_crc32c": ("vqpipe.storage.records", "vqpipe.sources.zarr_plain"),
+    "h5py": ("vqpipe.sources.hdf5_file",),
     "jinja2": ("vqpipe.report",),
     "llvmlite": ("vqpipe.kernels",),
+    # HDF5's checksum; all other codecs run inside zarr.
+    "numcodecs": ("vqpipe.sources.hdf5",),
     "numpy": ("vqpipe",),
     "obstore": ("vqpipe.storage.objects",),
     "prefect": ("flows",),

@@ -69,9 +69,9 @@ def test_file_named_like_a_pattern_is_that_file(tmp_path: Path) -> None:
         ("{}/none.npy", ["none.npy", "no such file"]),
         ("{}/none", ["none", "no such file"]),
         ("{}/a.parquet", ["a.parquet", "no such file"]),
-        ("{}/a.h5", ["HDF5", "not built yet"]),
-        ("{}/a.hdf5", ["HDF5", "not built yet"]),
-        ("{}/a.npz", ["npz", "not built yet"]),
+        ("{}/a.h5", ["a.h5", "no such file"]),
+        ("s3://bucket/a.hdf5", ["a.hdf5", "read from a disk", "copy the file"]),
+        ("{}/a.npz", ["a.npz", "no such file"]),
         ("{}/a.csv", ["'.csv'", ".fvecs", ".zarr"]),
         ("{}/folder.npy", ["folder.npy", "is a folder"]),
         ("{}/folder", ["without Zarr metadata"]),
@@ -93,8 +93,8 @@ def test_format_is_as_given_whatever_the_ending(tmp_path: Path) -> None:
     save(tmp_path, "a.npy")
     (tmp_path / "a.npy").rename(tmp_path / "a.bin")
     assert open_source(str(tmp_path / "a.bin"), format="npy").rows == 2
-    with pytest.raises(SourceError, match="'hdf5'"):
-        open_source(str(tmp_path / "a.bin"), format="hdf5")
+    with pytest.raises(SourceError, match="'hdf6'"):
+        open_source(str(tmp_path / "a.bin"), format="hdf6")
     with pytest.raises(SourceError, match="leave out `key`"):
         open_source(str(tmp_path / "a.bin"), format="npy", key="x")
 

@@ -80,7 +80,7 @@ def test_crafted_array_is_refused_before_zarr_opens_it(
     crafted(store / place if place != "zip" else store, marker, **fields)
     if place == "zip":
         shutil.make_archive(str(store), "zip", store)
-    monkeypatch.setattr(zarr, "open_array", lambda *_, **__: pytest.fail("zarr opened it"))
+    monkeypatch.setattr(zarr, "AsyncArray", lambda *_, **__: pytest.fail("zarr opened it"))
     for key in {None, place} - {"zip", ""}:
         with pytest.raises(SourceError, match=named):
             open_source(str(store) + (".zip" if place == "zip" else ""), key=key)

@@ -65,27 +65,49 @@ class FileConfig(_Section):
     """Vectors or row numbers in a file: queries and their truth."""
 
     uri: Uri
-    """Path or URL of the file or Zarr array."""
+    """Path or URL of the file or Zarr array. In ann-benchmarks' HDF5 files `key` is found by itself."""
     format: Literal[
-        "auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "ivecs", "parquet"
+        "auto",
+        "zarr",
+        "npy",
+        "npz",
+        "hdf5",
+        "fvecs",
+        "bvecs",
+        "fbin",
+        "u8bin",
+        "i8bin",
+        "ivecs",
+        "parquet",
     ] = "auto"
     """Format; `auto` goes by the name's ending."""
     key: str | None = None
-    """Array inside a Zarr group, or column of a Parquet file."""
+    """Array inside a Zarr group, an HDF5 or npz file, or column of a Parquet file."""
 
 
 class SourceConfig(_Section):
     """Where the vectors are."""
 
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
-    """Path, glob, folder of Parquet files, URL (s3, gs, az), or a list of them; or, to rehearse,
+    """Path, glob, folder of Parquet files, URL (s3, gs, az, https), or a list of them; or, to rehearse,
     `synthetic:mixture?rows=1e9&dim=96&seed=0`, which is computed."""
     format: Literal[
-        "auto", "zarr", "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "parquet", "synthetic"
+        "auto",
+        "zarr",
+        "npy",
+        "npz",
+        "hdf5",
+        "fvecs",
+        "bvecs",
+        "fbin",
+        "u8bin",
+        "i8bin",
+        "parquet",
+        "synthetic",
     ] = "auto"
     """Format; `auto` goes by the name's ending, or by `synthetic:` at its beginning."""
     key: str | None = None
-    """Array inside a Zarr group, or column of Parquet files; null: the only one that holds vectors."""
+    """Array inside a Zarr group, an HDF5 or npz file, or column of Parquet files; null: the only one of vectors."""
     ids: str | None = None
     """Column of Parquet files, of integers or text, that is carried along to `codes.zarr/ids`."""
     rows: Rows | None = None
@@ -184,7 +206,7 @@ class EvaluateConfig(_Section):
     """How good the codes are."""
 
     queries: Count | FileConfig = 1000
-    """That many held-out rows as queries, or a file of queries."""
+    """That many held-out rows as queries, or a file of queries. The source's own ann-benchmarks file brings `truth`."""
     truth: FileConfig | None = None
     """Row numbers of each query's nearest rows, nearest first: then all rows are searched."""
     rows: Rows | Literal["auto"] = "auto"

@@ -10,10 +10,14 @@ from vqpipe.errors import ConfigError
 
 OBJECT_SCHEMES = ("s3", "gs", "az", "memory")
 
+# What is read from a web server, as it is given to everyone, and never written.
+WEB_SCHEMES = ("https", "http")
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 # What stores allow, and a little more: no @ and no : can stand in it.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HOST = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 # A query has an equals sign; a lone ? stands for a character of a pattern.
 _QUERY = re.compile(r"\?[^/]*=")
@@ -28,7 +32,19 @@ def is_url(place: str) -> bool:
     (True, False)
     """
     scheme = _SCHEME.match(place)
-    return scheme is not None and scheme[1].lower() in OBJECT_SCHEMES
+    return scheme is not None and scheme[1].lower() in (*OBJECT_SCHEMES, *WEB_SCHEMES)
+
+
+def is_web(place: str) -> bool:
+    """Say whether a place lies on a web server.
+
+    Examples
+    --------
+    >>> is_web("https://host/vectors.zarr"), is_web("s3://bucket/vectors.zarr")
+    (True, False)
+    """
+    scheme = _SCHEME.match(place)
+    return scheme is not None and scheme[1].lower() in WEB_SCHEMES
 
 
 def absolute(place: str | os.PathLike[str], base: str = "") -> str:
@@ -61,20 +77,29 @@ def absolute(place: str | os.PathLike[str], base: str = "") -> str:
     name = scheme[1].lower()
     if name == "file":
         return _file_path(text)
-    if name not in OBJECT_SCHEMES:
+    known = ("file", *OBJECT_SCHEMES, *WEB_SCHEMES)
+    if name not in known:
         raise ConfigError(
-            f"{name}://...: such URLs are not known; write a path, or a URL of file, {', '.join(OBJECT_SCHEMES)}"
+            f"{name}://...: such URLs are not known; write a path, or a URL of {', '.join(known)}"
         )
     bucket, _, key = text[scheme.end() :].partition("/")
     # Never shown: what is refused may hold a secret.
-    if "@" in bucket or ":" in bucket or _QUERY.search(text):
+    web = name in WEB_SCHEMES
+    query = "?" in text or "#" in text if web else ":" in bucket or _QUERY.search(text)
+    if web and ("@" in bucket or query):
+        raise ConfigError(
+            f"{name}://...: the address holds a user name, a password, or a query after ? or #, which would be written "
+            "to the output; only plain addresses are read, of what a server gives to everyone"
+        )
+    if "@" in bucket or query:
         raise ConfigError(
             f"{name}://...: the URL holds a user name, a password or a signature, which would be written to the "
             "output; give the bare URL, and the credentials in the environment of the driver and the workers"
         )
-    if _BUCKET.fullmatch(bucket) is None:
+    if (_HOST if web else _BUCKET).fullmatch(bucket) is None:
+        what = "host" if web else "bucket"
         raise ConfigError(
-            f"{name}://...: the URL names no bucket; write {name}://BUCKET/FOLDER/NAME"
+            f"{name}://...: the URL names no {what}; write {name}://{what.upper()}/FOLDER/NAME"
         )
     key = key.strip("/")
     if key and {"", ".", ".."} & set(key.split("/")):
@@ -106,6 +131,18 @@ def bucket_and_key(url: str) -> tuple[str, str]:
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}", key
+
+
+def stored_key(url: str) -> str:
+    """Return a URL's key as a store takes it: what is written as %20 in a web address is a space there.
+
+    Examples
+    --------
+    >>> stored_key("https://host/my%20vectors.zarr"), stored_key("s3://bucket/50%25.zarr")
+    ('my vectors.zarr', '50%25.zarr')
+    """
+    key = bucket_and_key(url)[1]
+    return unquote(key) if is_web(url) else key
 
 
 def join(place: str, *names: str) -> str:

@@ -14,7 +14,7 @@ from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.pipeline.suggestion import Look, look_at, suggest_codebook
 from vqpipe.report.facts import format_bytes
 from vqpipe.shards import ceil_div, choose_shard_rows
-from vqpipe.sources import VectorArray, open_source
+from vqpipe.sources import VectorArray, find_benchmark, open_source
 from vqpipe.urls import absolute, split
 
 # What a config has unless it says otherwise.
@@ -28,11 +28,11 @@ _STARTER = """\
 seed: 0                       # the same config on the same source gives the same bytes
 source:
   uri: {uri}
-  format: {format}                # zarr npy fvecs bvecs fbin u8bin i8bin parquet synthetic; auto goes by the name
-  key: null                   # array inside a Zarr group, column of Parquet files
+  format: {format}                # zarr npy npz hdf5 fvecs bvecs fbin u8bin i8bin parquet synthetic; auto: by the name
+  key: {key}                   # array inside a Zarr group, an HDF5 or npz file, column of Parquet files
   ids: null                   # column of Parquet files that is carried along to codes.zarr/ids
   rows: null                  # only the first N rows
-  metric: l2                  # l2, or cosine: rows are divided by their norm
+  metric: {metric:<19} # l2, or cosine: rows are divided by their norm
   invalid_rows: {invalid_rows:<13} # rows with NaN or Inf: error, or mask (marked, counted, left out of exports)
 output: {output}
 {why}codebook: {codebook}
@@ -48,7 +48,7 @@ encode:
   store_error: false          # keep each row's squared error beside its codes
   assign: exact               # the nearest codeword; fast: of 8,192 and more, at most 0.2% more distortion
 evaluate:
-  queries: 1000               # held-out rows as queries, or a file: {{uri: ..., format: auto}}
+  queries: {queries}               # held-out rows as queries, or a file: {{uri: ..., format: auto}}
   truth: null                 # with a file of queries: their nearest rows, {{uri: ...}}; all rows are searched
   rows: auto                  # rows that are searched: min(rows, 1,000,000), drawn uniformly
   recall_at: [1, 10, 100]
@@ -74,6 +74,9 @@ def execute(source: Sequence[str]) -> None:
         "output": "runs/vectors",
         "uri": "vectors.npy",
         "format": "auto",
+        "key": "null",
+        "metric": "l2",
+        "queries": "1000",
         "invalid_rows": "error",
         "codebook": "PQ16",
         "why": "# m must divide the dim: PQ16 makes 16 bytes of a vector; KM1024 gives cluster labels.\n",
@@ -105,11 +108,24 @@ def _seen(uris: Sequence[str]) -> dict[str, Any]:
         "output": _plain(f"runs/{name}"),
         "uri": _plain(whole if len(whole) > 1 else whole[0]),
         "format": found.format if found.format != "mixed" else "auto",
+        **_inside(whole[0], found),
         "invalid_rows": "mask" if look.invalid_rows else "error",
         "codebook": _short(spec),
         "why": "".join(f"# {line}\n" for line in _why(found, spec, reason, memory)),
         "memory": f"{memory >> 30}GiB",
     }
+
+
+def _inside(source: str, found: VectorArray) -> dict[str, str]:
+    """Return which array is taken and, of ann-benchmarks' files, the metric and the queries that lie beside it."""
+    facts = {"key": "null", "metric": "l2", "queries": "1000"}
+    benchmark = find_benchmark(source) if found.format == "hdf5" else None
+    if benchmark is not None:
+        facts["metric"] = benchmark.metric or "l2"
+        facts["queries"] = f"{{uri: {_plain(benchmark.path)}}}"
+    elif found.format in ("hdf5", "npz"):
+        facts["key"] = _plain(str(found.parts[0].key))
+    return facts
 
 
 def _describe(found: VectorArray, look: Look) -> Iterator[str]:

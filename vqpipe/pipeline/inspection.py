@@ -11,7 +11,8 @@ from vqpipe.kmeans.state import TrainState
 from vqpipe.pipeline.generation import CURRENT_FILE, Generation, current_name, list_generations
 from vqpipe.pipeline.record import RUN_FILE
 from vqpipe.pipeline.train import CHECKPOINT_FILE
-from vqpipe.sources import open_source
+from vqpipe.sources import VectorArray, find_benchmark, open_source, open_table
+from vqpipe.sources.hdf5 import BENCHMARK_QUERIES, BENCHMARK_TRUTH
 from vqpipe.storage.codebook_file import read_codebook
 from vqpipe.storage.codes import CodeArray, find_codes
 from vqpipe.storage.folder import Folder
@@ -51,7 +52,22 @@ def inspect_path(path: str) -> dict[str, Any]:
         "bytes": source.rows * source.row_bytes,
         "chunk_rows": source.chunk_rows,
         "files": len(source.parts),
+        **_inside(source, path),
     }
+
+
+def _inside(source: VectorArray, path: str) -> dict[str, Any]:
+    """Return which array of a file was taken and, of ann-benchmarks' files, what else is for use."""
+    key = source.parts[0].key
+    found: dict[str, Any] = {} if key is None else {"key": key}
+    benchmark = find_benchmark(path) if source.format == "hdf5" else None
+    if benchmark is not None:
+        queries = open_source(path, key=BENCHMARK_QUERIES)
+        truth = open_table(path, key=BENCHMARK_TRUTH)
+        found["queries"] = f"{BENCHMARK_QUERIES}, {queries.rows:,} rows"
+        found["truth"] = f"{BENCHMARK_TRUTH}, the {truth.dim} nearest rows of each"
+        found["metric"] = benchmark.metric
+    return found
 
 
 def _output(folder: Folder) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from vqpipe.errors import SourceError
 from vqpipe.sources.part import Part, Rows, Stamp
 from vqpipe.storage.disk import IrregularError
 from vqpipe.storage.place import place_of
-from vqpipe.urls import is_url, split
+from vqpipe.urls import is_url, is_web, split
 
 
 def file_size(path: str) -> int:
@@ -46,6 +46,8 @@ def read_at(path: str, offset: int, count: int) -> bytes:
 
 def missing(path: str, what: str) -> str:
     """Say that there is no such file or folder, and what to look at."""
+    if is_web(path):
+        return "the web server has no such file, or does not give it to everyone; check the address"
     if is_url(path):
         return "there is no such object; check the bucket and the name"
     return f"there is no such {what}; check the path, and that this machine mounts it"
@@ -60,8 +62,8 @@ def refuse_key(path: str, format: str, key: str | None) -> None:
     """
     if key is not None:
         raise SourceError(
-            f"source {path}: key {key!r} names an array inside a Zarr group, but a {format} file "
-            "holds one array: leave out `key`"
+            f"source {path}: key {key!r} names an array among several, but a {format} file "
+            "holds one: leave out `key`"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from vqpipe.config import SYNTHETIC_SCHEME
 from vqpipe.errors import SourceError
-from vqpipe.sources import bins, npy, parquet, synthetic, vecs, zarr_array
+from vqpipe.sources import bins, hdf5, npy, npz, parquet, synthetic, vecs, zarr_array
 from vqpipe.sources.flat_file import missing
 from vqpipe.sources.part import (
     Batch,
@@ -23,6 +23,8 @@ from vqpipe.storage.place import place_of
 
 FORMATS: Final[dict[str, Format]] = {
     "npy": npy,
+    "npz": npz,
+    "hdf5": hdf5,
     "parquet": parquet,
     "zarr": zarr_array,
     **dict.fromkeys(vecs.DTYPES, vecs),
@@ -33,14 +35,13 @@ _ENDINGS = {
     **{f".{name}": name for name in FORMATS},
     **dict.fromkeys(parquet.ENDINGS, "parquet"),
     ".zip": "zarr",
+    ".h5": "hdf5",
 }
 # Told by its scheme, which no file's ending says.
 FORMATS["synthetic"] = synthetic
 
 # Formats of which some, or all, parts are converted before they are read.
-CONVERTED: Final[dict[str, ConvertedFormat]] = {"parquet": parquet}
-
-_NOT_BUILT = {".h5": "HDF5", ".hdf5": "HDF5", ".npz": "npz"}
+CONVERTED: Final[dict[str, ConvertedFormat]] = {"parquet": parquet, "npz": npz}
 
 
 def format_of(path: str) -> str:
@@ -49,7 +50,7 @@ def format_of(path: str) -> str:
     Raises
     ------
     SourceError
-        For an ending that is not known, or known but not built yet.
+        For an ending that is not known.
 
     Examples
     --------
@@ -61,11 +62,6 @@ def format_of(path: str) -> str:
     ending = os.path.splitext(path)[1].lower()
     if ending in _ENDINGS:
         return _ENDINGS[ending]
-    if ending in _NOT_BUILT:
-        raise SourceError(
-            f"source {path}: {_NOT_BUILT[ending]} files are known but not built yet; convert it to "
-            "Zarr or .npy"
-        )
     place = place_of(path)
     if place.is_folder(path):
         if is_zarr_folder(path):
@@ -91,8 +87,7 @@ def check_format(format: str) -> None:
     """
     if format != "auto" and format not in FORMATS:
         raise SourceError(
-            f"format {format!r}: is not known or not built yet; take auto or one of "
-            f"{', '.join(sorted(FORMATS))}"
+            f"format {format!r}: is not known; take auto or one of {', '.join(sorted(FORMATS))}"
         )
 
 

@@ -13,7 +13,7 @@ from vqpipe.errors import ConfigError, SourceError
 from vqpipe.sources.parquet import ENDINGS
 from vqpipe.sources.zarr_tree import is_zarr_folder
 from vqpipe.storage.place import place_of
-from vqpipe.urls import absolute, bucket_and_key, is_url, join
+from vqpipe.urls import absolute, bucket_and_key, is_url, is_web, join
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DIGITS = re.compile(r"([0-9]+)")
@@ -104,8 +104,14 @@ def _absolute(uri: str) -> str:
 
 def _expand_url(uri: str) -> list[str]:
     url = _absolute(uri)
-    if not glob.has_magic(url):
+    # A host's number may stand in brackets.
+    if not glob.has_magic(bucket_and_key(url)[1]):
         return [url]
+    if is_web(url):
+        raise SourceError(
+            f"source {uri}: is a pattern, and a web server lists nothing that could match it; write a list of "
+            "addresses (a [ in a name as %5B)"
+        )
     bucket, key = bucket_and_key(url)
     found = sorted(find_matches(bucket, key.split("/")), key=natural_key)
     if found:

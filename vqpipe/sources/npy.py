@@ -37,12 +37,17 @@ _VERSIONS = {1: (2, "latin1"), 2: (4, "latin1"), 3: (4, "utf8")}
 # NumPy's own limit: literal_eval of a longer text can exhaust the stack.
 _MAX_HEADER_BYTES = 10_000
 
+# Where the header ends at the latest.
+HEAD_BYTES = len(_MAGIC) + 6 + _MAX_HEADER_BYTES
+
 stamps = file_stamps
 is_shared = share_file
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class Header:
+    """What an npy file says of its array; ``offset`` is the place of the first value."""
+
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -59,14 +64,9 @@ def describe(path: str, format: str, key: str | None) -> Part:
     """
     refuse_key(path, format, key)
     size, where = file_size(path), f"source {path}"
-    header = _read_header(path)
-    rows, dim = check_shape(header.shape, header.dtype, where)
-    promised = header.offset + rows * dim * header.dtype.itemsize
-    if promised != size:
-        raise SourceError(
-            f"{where}: its header says shape ({rows}, {dim}) of {header.dtype}, that is {promised} "
-            f"bytes, but the file has {size}; it was cut or written over: write it again"
-        )
+    # One request where each costs its own time: headers are shorter than this, and long ones are refused.
+    header = parse_header(read_at(path, 0, HEAD_BYTES), where)
+    rows, dim = check_size(header, size, where)
     return Part(format, path, None, rows, dim, str(header.dtype), 1, 1)
 
 
@@ -80,10 +80,31 @@ def open_part(part: Part) -> Reader:
     """
     now = describe(part.path, part.format, part.key)
     check_unchanged(part, now)
-    header = _read_header(part.path)
-    if header.fortran:
-        return _ColumnsReader(now, header.offset)
-    return RowsReader(now, header.offset)
+    header = parse_header(read_at(part.path, 0, HEAD_BYTES), f"source {part.path}")
+    return reader_of(now, header, header.offset)
+
+
+def reader_of(part: Part, header: Header, offset: int) -> Reader:
+    """Open the values of an array, the first of which is ``offset`` bytes into the part's file."""
+    return _ColumnsReader(part, offset) if header.fortran else RowsReader(part, offset)
+
+
+def check_size(header: Header, size: int, where: str) -> tuple[int, int]:
+    """Return rows and dim of an array that takes ``size`` bytes together with its header.
+
+    Raises
+    ------
+    SourceError
+        For another shape than (rows, dim), or another size.
+    """
+    rows, dim = check_shape(header.shape, header.dtype, where)
+    promised = header.offset + rows * dim * header.dtype.itemsize
+    if promised != size:
+        raise SourceError(
+            f"{where}: its header says shape ({rows}, {dim}) of {header.dtype}, that is {promised} "
+            f"bytes, but the file has {size}; it was cut or written over: write it again"
+        )
+    return rows, dim
 
 
 class _ColumnsReader(FlatFile):
@@ -105,11 +126,21 @@ class _ColumnsReader(FlatFile):
         return rows
 
 
-def _read_header(path: str) -> _Header:
-    """Read a header without trusting its length: numpy takes memory by it before it reads."""
-    where = f"source {path}"
-    # One request where each costs its own time: headers are shorter than this, and long ones are refused.
-    with io.BytesIO(read_at(path, 0, len(_MAGIC) + 6 + _MAX_HEADER_BYTES)) as file:
+def parse_header(head: bytes, where: str) -> Header:
+    """Read a header without trusting its length: numpy takes memory by it before it reads.
+
+    Parameters
+    ----------
+    head : bytes
+        The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+    where : str
+        Begins the message.
+
+    Raises
+    ------
+    SourceError
+    """
+    with io.BytesIO(head) as file:
         start = file.read(len(_MAGIC) + 2)
         if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + 2:
             raise SourceError(
@@ -137,9 +168,7 @@ def _read_header(path: str) -> _Header:
         raise SourceError(
             f"{where}: its header gives the shape {shorten(shape)}, not whole numbers"
         )
-    return _Header(
-        offset, shape, parse_dtype(fields["descr"], where), bool(fields["fortran_order"])
-    )
+    return Header(offset, shape, parse_dtype(fields["descr"], where), bool(fields["fortran_order"]))
 
 
 def _parse_header(text: bytes, length: int, encoding: str, where: str) -> dict[str, Any]:

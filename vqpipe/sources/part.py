@@ -42,7 +42,7 @@ class Part:
     path : str
         Absolute local path, or URL; of synthetic vectors their name, without the number of rows.
     key : str or None
-        Array inside a Zarr group, or column of a Parquet file.
+        Array inside a Zarr group, HDF5 or npz file, or column of a Parquet file.
     rows, dim : int
         Shape of the whole part.
     dtype : str
@@ -243,6 +243,28 @@ def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> tup
             "(set `format`)"
         )
     return rows, dim
+
+
+def clean_key(path: str, key: str | None) -> str:
+    """Return the place of an array inside a file or group, without slashes at its ends; empty for no key.
+
+    Raises
+    ------
+    SourceError
+        For a key that leads elsewhere.
+
+    Examples
+    --------
+    >>> clean_key("a.zarr", "/group/array/")
+    'group/array'
+    """
+    parts = (key or "").strip("/").split("/")
+    if parts != [""] and (not all(parts) or {".", ".."} & set(parts) or "\\" in str(key)):
+        raise SourceError(
+            f"source {path}: key {key!r} must name an array inside it, as in 'group/array'; "
+            "'.', '..' and empty names lead elsewhere"
+        )
+    return "/".join(parts)
 
 
 def check_unchanged(part: Part, now: Part) -> None:

@@ -55,7 +55,7 @@ def open_source(
     format : str
         ``auto`` goes by each name's ending, or by ``synthetic:`` at its beginning.
     key : str, optional
-        Array inside a Zarr group, or column of Parquet files.
+        Array inside a Zarr group, HDF5 or npz file, or column of Parquet files.
     rows : int, optional
         Only the first so many rows.
     known : sequence of str, optional

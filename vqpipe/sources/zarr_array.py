@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.storage import ZipStore
+from zarr.core.sync import sync
+from zarr.storage import StorePath, ZipStore
 
 from vqpipe.errors import SourceError
 from vqpipe.shards import ceil_div
@@ -103,7 +104,7 @@ class _ZarrReader:
     def __init__(self, part: Part, layout: Layout) -> None:
         self._part = part
         self._store: Store = (
-            ZipStore(part.path, mode="r", read_only=True)
+            sync(ZipStore.open(part.path, mode="r", read_only=True))
             if is_shared(part)
             else store_at(part.path)
         )
@@ -113,12 +114,12 @@ class _ZarrReader:
         in_place = layout.plain and not is_url(part.path) and not is_shared(part)
         self._plain = PlainChunks(folder, layout) if in_place else None
         try:
-            # A folder can hold both versions: zarr must read the one that was checked.
-            array: zarr.Array[Any] = zarr.open_array(
-                store=self._store,
-                path=part.key or "",
-                mode="r",
-                zarr_format=layout.zarr_format,
+            # Made from the metadata that was checked: a server could have other metadata for zarr to read.
+            array: zarr.Array[Any] = zarr.Array(
+                zarr.AsyncArray(
+                    metadata=layout.document,  # type: ignore[call-overload]
+                    store_path=StorePath(self._store, part.key or ""),
+                )
             )
             if array.shape != layout.shape or array.dtype.newbyteorder("=") != part.native_dtype:
                 raise SourceError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +74,8 @@ class Layout:
         Rows and columns that decode together.
     prefix, separator : str
         Of the stored objects' names.
+    document : dict
+        The metadata that was checked: what is stored may be another by the next read.
     sharded : bool
         Whether the chunks of a stored object are found by an index behind them.
     plain : str
@@ -88,6 +90,7 @@ class Layout:
     chunk: tuple[int, int]
     prefix: str
     separator: str
+    document: dict[str, Any] = field(repr=False, compare=False)
     sharded: bool = False
     plain: Literal["", "bare", "checked"] = ""
 
@@ -121,7 +124,7 @@ def parse_v2(document: dict[str, Any], where: str) -> Layout:
         raise _bad(where, "dimension_separator", separator)
     as_it_is = not filters and document.get("compressor") is None and document.get("order") == "C"
     plain = _plain([("bytes", {"endian": "little"})] if as_it_is else [], shape, chunk, dtype)
-    return Layout(2, shape, dtype, chunk, chunk, "", separator, plain=plain)
+    return Layout(2, shape, dtype, chunk, chunk, "", separator, document, plain=plain)
 
 
 def parse_v3(document: dict[str, Any], where: str) -> Layout:
@@ -153,7 +156,7 @@ def parse_v3(document: dict[str, Any], where: str) -> Layout:
     _check_shards(codecs, unit, where)
     prefix, separator = _chunk_keys(document, where)
     plain = _plain(inside, shape, chunk, dtype) if not unit[0] % chunk[0] else ""
-    return Layout(3, shape, dtype, unit, chunk, prefix, separator, sharded, plain)
+    return Layout(3, shape, dtype, unit, chunk, prefix, separator, document, sharded, plain)
 
 
 def _plain(

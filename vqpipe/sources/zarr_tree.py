@@ -11,10 +11,10 @@ from typing import IO, Any, Protocol
 
 from vqpipe.errors import SourceError
 from vqpipe.sources.flat_file import missing
-from vqpipe.sources.part import shorten
+from vqpipe.sources.part import clean_key, shorten
 from vqpipe.sources.zarr_metadata import Layout, parse_v2, parse_v3
 from vqpipe.storage.place import place_of
-from vqpipe.urls import is_url, join
+from vqpipe.urls import is_url, is_web, join
 
 # Consolidated metadata of a large hierarchy takes megabytes; more is not metadata.
 _MAX_METADATA_BYTES = 64 << 20
@@ -103,7 +103,7 @@ def find_array(path: str, key: str | None) -> tuple[str, Layout]:
     SourceError
         If there is no such array, or more than one could be meant, or its metadata is refused.
     """
-    place = _clean_key(path, key)
+    place = clean_key(path, key)
     with _open_tree(path) as archive:
         tree: Tree = _FolderTree(path) if archive is None else _ZipTree(archive)
         found = _read_node(tree, place, path)
@@ -115,6 +115,9 @@ def find_array(path: str, key: str | None) -> tuple[str, Layout]:
             if is_url(path):
                 _check_prefix(path)
             place, found = _find_only_array(tree, place, path)
+            if is_web(path):
+                # What a group says of its arrays is not what zarr would read of them.
+                found = _read_node(tree, place, path)
         name, document = found or ("", {})
         where = f"source {path}" + (f", array {place!r}" if place else "")
         parse = parse_v3 if name == "zarr.json" else parse_v2
@@ -140,22 +143,17 @@ def _check_prefix(path: str) -> None:
     place = place_of(path)
     if place.is_folder(path):
         return
+    if is_web(path):
+        raise SourceError(
+            f"source {path}: no Zarr metadata ({', '.join(METADATA_NAMES)}) lies under this address; check it, and "
+            "that the server gives it to everyone; for a single file set `format`"
+        )
     if not place.exists(path):
         raise SourceError(f"source {path}: {missing(path, 'folder or file')}")
     raise SourceError(
         f"source {path}: is one object; a Zarr array in an object store is a prefix with its chunks under it: "
         "unpack a zip file there, or set `format` to what it is"
     )
-
-
-def _clean_key(path: str, key: str | None) -> str:
-    parts = (key or "").strip("/").split("/")
-    if parts != [""] and (not all(parts) or {".", ".."} & set(parts) or "\\" in str(key)):
-        raise SourceError(
-            f"source {path}: key {key!r} must name an array inside it, as in 'group/array'; "
-            "'.', '..' and empty names lead elsewhere"
-        )
-    return "/".join(parts)
 
 
 # The name of a metadata file and what it holds.
@@ -169,14 +167,18 @@ def _read_node(tree: Tree, place: str, path: str) -> _Node | None:
         text = tree.read(where)
         if text is None:
             continue
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"source {path}: {where} is not JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise SourceError(f"source {path}: {where} holds {shorten(document)}, no metadata")
-        return name, document
+        return name, _parse_json(text, where, path)
     return None
+
+
+def _parse_json(text: bytes, where: str, path: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"source {path}: {where} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise SourceError(f"source {path}: {where} holds {shorten(document)}, no metadata")
+    return document
 
 
 def _is_array(node: _Node | None) -> bool:
@@ -186,7 +188,8 @@ def _is_array(node: _Node | None) -> bool:
 
 
 def _find_only_array(tree: Tree, place: str, path: str) -> tuple[str, _Node]:
-    arrays = dict(_walk_arrays(tree, place, path))
+    walk = _listed_arrays if is_web(path) else _walk_arrays
+    arrays = dict(walk(tree, place, path))
     tables = [name for name, node in arrays.items() if _axes(node) == 2]
     if len(tables) == 1:
         return tables[0], arrays[tables[0]]
@@ -220,6 +223,32 @@ def _walk_arrays(tree: Tree, place: str, path: str) -> Iterator[tuple[str, _Node
                 yield inner, node
             else:
                 waiting.append(inner)
+
+
+def _listed_arrays(tree: Tree, place: str, path: str) -> Iterator[tuple[str, _Node]]:
+    """Yield the arrays under a group that the root's consolidated metadata names: a web server lists nothing."""
+    root = _read_node(tree, "", path)
+    listed: object = None
+    if root is not None and root[0] == "zarr.json":
+        listed = root[1].get("consolidated_metadata")
+    elif (text := tree.read(".zmetadata")) is not None:
+        listed = _parse_json(text, ".zmetadata", path)
+    nodes = listed.get("metadata") if isinstance(listed, dict) else None
+    if not isinstance(nodes, dict):
+        raise SourceError(
+            f"source {path}: is a group, and a web server does not list what is in it: set `key` to an array's place, "
+            "or write consolidated metadata (zarr.consolidate_metadata)"
+        )
+    for name, document in nodes.items():
+        v2 = name.endswith("/.zarray")
+        inner = clean_key(path, name.removesuffix("/.zarray"))
+        node = (".zarray" if v2 else "zarr.json", document)
+        if (
+            isinstance(document, dict)
+            and _is_array(node)
+            and f"{inner}/".startswith(f"{place}/" if place else "")
+        ):
+            yield inner, node
 
 
 def _axes(node: _Node) -> int:

@@ -8,7 +8,8 @@ from typing import Any, BinaryIO, Protocol
 
 from vqpipe.storage.disk import Disk
 from vqpipe.storage.objects.objects import Objects
-from vqpipe.urls import is_url
+from vqpipe.storage.objects.web import Web
+from vqpipe.urls import is_url, is_web
 
 # What tells the state of a stored object: its size in bytes and its mtime in ns; in an object store, its ETag.
 State = tuple[int, int | str]
@@ -94,9 +95,11 @@ class Place(Protocol):
         """Return the free space where a folder is or would be; None where there is no bound."""
 
 
-_DISK, _OBJECTS = Disk(), Objects()
+_DISK, _OBJECTS, _WEB = Disk(), Objects(), Web()
 
 
 def place_of(path: str) -> Place:
     """Return where a path leads."""
+    if is_web(path):
+        return _WEB
     return _OBJECTS if is_url(path) else _DISK

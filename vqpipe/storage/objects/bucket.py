@@ -18,14 +18,15 @@ from typing import Any
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    NotSupportedError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import AzureStore, GCSStore, MemoryStore, ObjectStore, S3Store
+from obstore.store import AzureStore, GCSStore, HTTPStore, MemoryStore, ObjectStore, S3Store
 
 from vqpipe.errors import AccessError, StoreError, VqpipeError
-from vqpipe.urls import bucket_and_key
+from vqpipe.urls import bucket_and_key, is_web
 
 # With one request in twenty failing, one in 10^10 fails so many times; the waits add up to about half a minute.
 MOST_RETRIES = 8
@@ -85,6 +86,10 @@ def _open(url: str, retries: int) -> ObjectStore:
     }
     if scheme == "memory":
         return MemoryStore()
+    if is_web(url):
+        # Whoever writes http means it; from https nothing leads back to it.
+        options["client_options"]["allow_http"] = scheme == "http"
+        return HTTPStore.from_url(url, **options)
     try:
         if scheme == "gs":
             return GCSStore(name, **options)
@@ -146,6 +151,8 @@ def _told(url: str, error: Exception) -> Exception:
         )
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such object", url)
+    if is_web(url):
+        return _told_by_web(url, error, said, status[1][:3] if status else "")
     if status is not None and status[1].startswith("416"):
         return EOFError(f"{url}: ends before the bytes that were asked for")
     if _LAST_RESORT.search(text):
@@ -168,4 +175,26 @@ def _told(url: str, error: Exception) -> Exception:
         f"{url}: the object store cannot be reached or does not answer ({said}), after {MOST_RETRIES} more tries; "
         "check the endpoint (AWS_ENDPOINT_URL where it is not Amazon's) and the network, then run again: what is done "
         "stays"
+    )
+
+
+def _told_by_web(url: str, error: Exception, said: str, status: str) -> Exception:
+    if status == "416":
+        return EOFError(f"{url}: ends before the bytes that were asked for")
+    if status in ("401", "403"):
+        return AccessError(
+            f"{url}: the web server refuses access ({said}); only what it gives to everyone is read: check the "
+            "address, or copy the data to a folder or an object store"
+        )
+    if isinstance(error, NotSupportedError):
+        return AccessError(
+            f"{url}: the web server sends whole files only and no ranges of them, which rows are read by; copy the "
+            "file to a folder or an object store, or use a server that answers Range requests"
+        )
+    if isinstance(error, ValueError) and not status:
+        return ValueError(f"{url}: is no name that a file can have")
+    kind_of_error = StoreError if _RETRIED.search(str(error)) else BrokenOffError
+    return kind_of_error(
+        f"{url}: the web server cannot be reached or does not answer ({said}), after {MOST_RETRIES} more tries; check "
+        "the address and the network, then run again: what is done stays"
     )

@@ -23,7 +23,7 @@ from vqpipe.storage.objects.bucket import (
     impatient_bucket_of,
 )
 from vqpipe.storage.objects.view import Listing, Meta, current_view
-from vqpipe.urls import bucket_and_key, split
+from vqpipe.urls import bucket_and_key, split, stored_key
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult
@@ -47,8 +47,7 @@ _Answer = TypeVar("_Answer")
 
 def open_key(url: str) -> tuple[ObjectStore, str]:
     """Return the bucket of a URL, open, and the key inside."""
-    bucket, key = bucket_and_key(url)
-    return bucket_of(bucket), key
+    return bucket_of(bucket_and_key(url)[0]), stored_key(url)
 
 
 def persistently(url: str, call: Callable[[], _Answer]) -> _Answer:
@@ -119,6 +118,11 @@ def head(url: str) -> Meta | None:
     if current_view() is not None:
         folder, name = split(url)
         return listing(folder).objects.get(name)
+    return ask_head(url)
+
+
+def ask_head(url: str) -> Meta | None:
+    """Return what tells an object's state, from the object itself; None where there is none."""
     store, key = open_key(url)
     try:
         return meta_of(persistently(url, lambda: obstore.head(store, key)))
@@ -152,6 +156,12 @@ def get_many(urls: Sequence[str]) -> Iterator[bytes | None]:
     """Yield what objects hold, in order, many asked for at once."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         yield from pool.map(get, urls)
+
+
+def head_many(urls: Sequence[str]) -> Iterator[Meta | None]:
+    """Yield what tells objects' states, in order, many asked for at once."""
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        yield from pool.map(ask_head, urls)
 
 
 def download(url: str, file: BinaryIO) -> None:

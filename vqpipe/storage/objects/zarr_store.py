@@ -13,7 +13,7 @@ from zarr.storage import ObjectStore
 
 from vqpipe.storage.objects.bucket import MOST_RETRIES, BrokenOffError, asked, bucket_of
 from vqpipe.storage.objects.view import Meta, View, current_view
-from vqpipe.urls import bucket_and_key, join
+from vqpipe.urls import bucket_and_key, join, stored_key
 
 # What Zarr reads again for every array that is opened.
 _METADATA = "zarr.json"
@@ -39,8 +39,8 @@ class PrefixStore(ObjectStore[Any]):
     """
 
     def __init__(self, root: str, *, read_only: bool = False) -> None:
-        bucket, self._prefix = bucket_and_key(root)
-        super().__init__(bucket_of(bucket), read_only=read_only)
+        super().__init__(bucket_of(bucket_and_key(root)[0]), read_only=read_only)
+        self._prefix = stored_key(root)
         self._root = root
         # Zarr asks from a thread of its own, which has no view.
         self._view: View | None = current_view()
