@@ -14,7 +14,13 @@ import numpy as np
 from bokeh.core.properties import value
 from bokeh.core.types import ID
 from bokeh.embed import json_item
-from bokeh.models import BasicTickFormatter, FixedTicker, HoverTool, NumeralTickFormatter
+from bokeh.models import (
+    BasicTickFormatter,
+    ColumnDataSource,
+    FixedTicker,
+    HoverTool,
+    NumeralTickFormatter,
+)
 from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -106,8 +112,10 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
     Examples
     --------
-    >>> log_ticks(3.0, 2000.0), log_ticks(4.0, 21.0), log_ticks(1e-9, 1e9)
-    ([10.0, 100.0, 1000.0], [5.0, 10.0, 20.0], [1e-08, 0.0001, 1.0, 10000.0, 100000000.0])
+    >>> log_ticks(3.0, 2000.0), log_ticks(4.0, 21.0)
+    ([3.0, 10.0, 30.0, 100.0, 300.0, 1000.0], [5.0, 10.0, 20.0])
+    >>> log_ticks(1e-9, 1e9)
+    [1e-07, 0.001, 10.0, 100000.0, 1000000000.0]
     >>> log_ticks(101.0, 103.9)
     [101.0, 102.0, 103.0]
     """
@@ -159,6 +167,22 @@ def add_hover(
         mode=mode,
     )
     plot.add_tools(hover)
+
+
+def draw_curve(
+    plot: Any,
+    x: str,
+    y: str,
+    source: ColumnDataSource,
+    *,
+    size: float,
+    width: float = 2.0,
+    **look: Any,
+) -> Any:
+    """Draw points and the line through them; return what tells its figures wherever the pointer is above or below."""
+    points = plot.scatter(x, y, source=source, size=size, **look)
+    line = plot.line(x, y, source=source, line_width=width, **look)
+    return line if len(source.data[x]) > 1 else points
 
 
 def add_labels(plot: Any, x: str, y: str, text: str, source: Any) -> None:

@@ -23,6 +23,7 @@ from vqpipe.report.drawing import (
     add_labels,
     add_line_across,
     dense_ended_picks,
+    draw_curve,
     empty_figure,
     log_ticks,
     set_ticks,
@@ -60,9 +61,9 @@ def plot_training(history: Sequence[Mapping[str, Any]], target: str) -> str:
     """
     plot = empty_figure("round", "distortion")
     marks = []
-    for key, name, colour, width in (
-        ("training", "training rows", ORANGE, 1.5),
-        ("heldout", "held-out rows", BLUE, 2.5),
+    for key, name, colour, size, width in (
+        ("training", "training rows", ORANGE, 3, 1.5),
+        ("heldout", "held-out rows", BLUE, 6, 2.5),
     ):
         rounds = [entry for entry in history if entry.get(key) is not None]
         shown = [rounds[i] for i in spread_picks(len(rounds), MAX_POINTS // 2)]
@@ -71,10 +72,8 @@ def plot_training(history: Sequence[Mapping[str, Any]], target: str) -> str:
         fields = ("round", "rows_seen", "dead", "moved")
         data = {field: [entry.get(field) for entry in shown] for field in fields}
         source = ColumnDataSource({**data, "distortion": [float(entry[key]) for entry in shown]})
-        look = {"source": source, "color": colour.light, "name": name}
-        plot.line("round", "distortion", line_width=width, **look)
-        size = 6 if key == "heldout" or len(shown) == 1 else 3
-        marks.append(plot.scatter("round", "distortion", size=size, **look))
+        look: dict[str, Any] = {"size": size, "width": width, "color": colour.light, "name": name}
+        marks.append(draw_curve(plot, "round", "distortion", source, **look))
     finite = [float(entry["training"]) for entry in history if math.isfinite(entry["training"])]
     write_numbers(plot.yaxis, max(finite, default=0.0))
     tooltips = [
@@ -168,8 +167,7 @@ def plot_recall(recall: Mapping[int, float], target: str) -> str:
     source = ColumnDataSource(
         {"at": places, "share": shares, "label": [f"{share:.1f}%" for share in shares]}
     )
-    plot.line("at", "share", source=source, color=BLUE.light, line_width=2)
-    points = plot.scatter("at", "share", source=source, color=BLUE.light, size=8)
+    curve = draw_curve(plot, "at", "share", source, size=8, color=BLUE.light)
     few = len(places) <= _MOST_LABELS
     if few:
         add_labels(plot, "at", "share", "label", source)
@@ -177,7 +175,7 @@ def plot_recall(recall: Mapping[int, float], target: str) -> str:
     plot.yaxis.ticker = FixedTicker(ticks=[0, 20, 40, 60, 80, 100])
     add_hover(
         plot,
-        [points],
+        [curve],
         [("recall@", "@at{0,0}"), ("found", "@share{%.2f}%")],
         ["share"],
         mode="vline",

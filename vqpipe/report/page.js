@@ -53,11 +53,27 @@ function removePaper() {
   for (const paper of document.querySelectorAll(".paper")) paper.remove();
 }
 
+// A finger is gone before Bokeh has shown anything for it: a tap is told to the plot as a mouse that stays there.
+let touched = null;
+function tell(element, type, {clientX, clientY}) {
+  // Without a view an event does not know how far the page is scrolled.
+  const told = {clientX, clientY, view: window, isPrimary: true, pointerType: "mouse"};
+  element.dispatchEvent(new PointerEvent(type, {...told, bubbles: true, composed: true}));
+}
+
+function tap(event) {
+  if (event.pointerType !== "touch") return;
+  if (touched !== null) tell(touched, "pointerout", event);
+  touched = event.target.closest(".plot") === null ? null : event.composedPath()[0];
+  if (touched !== null) tell(touched, "pointermove", event);
+}
+
 function redraw() {
   drawing = drawing.then(draw);
 }
 
 Bokeh.set_log_level("warn");
+addEventListener("click", tap);
 addEventListener("beforeprint", drawForPaper);
 addEventListener("afterprint", removePaper);
 dark.addEventListener("change", redraw);

@@ -14,6 +14,7 @@ from vqpipe.report.drawing import (
     RED,
     add_hover,
     add_line_across,
+    draw_curve,
     empty_figure,
     set_ticks,
     spread_picks,
@@ -99,15 +100,14 @@ def plot_ratios(increments: Sequence[Increment], allowed: float | None, target: 
         }
     )
     plot = _increment_figure(increments, "distortion / that learnt from")
-    plot.line("number", "ratio", source=source, color=BLUE.light, line_width=2)
-    points = plot.scatter("number", "ratio", source=source, color=BLUE.light, size=7)
+    curve = draw_curve(plot, "number", "ratio", source, size=7, color=BLUE.light)
     ratios = [one.ratio or 0.0 for one in known]
     plot.y_range = Range1d(start=0, end=1.1 * max([*ratios, allowed or 0.0, 1.0]))
     add_line_across(plot, 1.0)
     if allowed is not None:
         add_line_across(plot, allowed, colour=RED)
     tooltips = [("increment", "@number"), ("rows", "@rows{0,0}"), ("ratio", "@ratio{%.4g}")]
-    add_hover(plot, [points], tooltips, ["ratio"], mode="vline")
+    add_hover(plot, [curve], tooltips, ["ratio"], mode="vline")
     return to_json(plot, target)
 
 
@@ -139,9 +139,8 @@ def plot_divergence(increments: Sequence[Increment], target: str) -> str:
                 "rows": [one.rows for one in increments],
             }
         )
-        look = {"source": source, "color": colour.light, "name": name}
-        plot.line("number", "bits", line_width=2, **look)
-        marks.append(plot.scatter("number", "bits", size=7, **look))
+        look: dict[str, Any] = {"size": 7, "color": colour.light, "name": name}
+        marks.append(draw_curve(plot, "number", "bits", source, **look))
     most = max(one.largest for one in increments)
     plot.y_range = Range1d(start=0, end=1.1 * most if most > 0 else 1.0)
     tooltips = [
