@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -522,6 +523,8 @@ def test_sigterm_is_status_143_and_leaves_a_resumable_output(folder: Path) -> No
     for line in process.stderr:
         if line.startswith("sample"):
             break
+    # Between two stages there is none to name.
+    time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=30)
     assert process.returncode == 143

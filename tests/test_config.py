@@ -232,7 +232,7 @@ def test_rows_are_whole_and_positive(value: object) -> None:
         ("2GiB", 2 << 30),
         ("2GB", 2 * 10**9),
         ("512MiB", 512 << 20),
-        (1000, 1000),
+        (2_000_000_000, 2_000_000_000),
         ("1.5 GiB", 3 << 29),
     ],
 )
@@ -246,7 +246,7 @@ WRONG = {
     "output": "",
     "memory_per_worker": "lots",
     "keep_generations": 0,
-    "export": ["parquet"],
+    "export": ["csv"],
     "cluster": "local",
     "source.uri": [],
     "source.format": "csv",
@@ -394,7 +394,7 @@ def test_what_is_no_config_names_the_file(tmp_path: Path, content: bytes) -> Non
 def test_no_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: there is no such file.*vqpipe init"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder; name the YAML file in it"):
         load_config(tmp_path)
 
 

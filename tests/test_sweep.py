@@ -54,7 +54,7 @@ class Told(Silent):
         self.warned: list[str] = []
         self._stop_at = stop_at
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(self, stage: str, total: int, unit: str, *more: int) -> None:
         if stage == self._stop_at:
             raise KeyboardInterrupt
 

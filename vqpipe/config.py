@@ -7,17 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
     PositiveInt,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from vqpipe.codebook import CodebookSpec, Kind, Metric
+from vqpipe.config_values import Count, Memory, Rows, Seed, Uri
 
 # Less is a size without its unit.
 LEAST_MEMORY = 1_000_000
@@ -35,26 +34,6 @@ STAGES = ("ingest", "sample", "train", "encode", "evaluate", "export", "report")
 _SIZE = {"KM": "k", "PQ": "m", "OPQ": "m", "RQ": "stages"}
 _NAMES = "write KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16 or RQ8"
 _CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
-
-
-def _whole_number(value: object) -> object:
-    """Take 1e6 for the whole number it is: YAML reads it as text. Take true for none."""
-    if isinstance(value, bool):
-        raise ValueError("is no number: write digits")  # noqa: TRY004 - pydantic reports ValueErrors
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", value):
-        value = float(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-Rows = Annotated[PositiveInt, BeforeValidator(_whole_number)]
-Count = Annotated[int, Field(ge=0), BeforeValidator(_whole_number)]
-Memory = Annotated[
-    ByteSize, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}), Field(gt=0)
-]
-Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_whole_number)]
-Uri = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -258,7 +237,7 @@ class Config(_Section):
     seed: Seed = 0
     """Seed of every draw: the same config on the same source gives the same bytes."""
     source: SourceConfig
-    """Where the vectors are."""
+    """Where the vectors are, and which of them are taken."""
     output: Uri
     """Path or URL of the output folder; what opens an object store stands in the environment alone."""
     codebook: CodebookConfig

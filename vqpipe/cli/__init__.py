@@ -122,7 +122,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
 @app.command(
     epilog=_examples(
         "vqpipe sweep config.yaml --codebook PQ8,PQ16,OPQ16,RQ16",
-        "vqpipe run config.yaml --set codebook=OPQ16",
+        "vqpipe sweep config.yaml --codebook KM1024,KM4096 --set train.rows=1e6 --no-faiss",
     )
 )
 def sweep(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
 from vqpipe.report.absent import absent
-from vqpipe.report.drawing import BLUE, COLOURS, INK, ORANGE, RED, Colour, palette, plot_script
+from vqpipe.report.drawing import BLUE, INK, ORANGE, RED, Colour
 from vqpipe.report.facts import ReportFacts, format_bytes, format_number, format_seconds
 from vqpipe.report.headlines import (
     cards,
@@ -30,6 +28,7 @@ from vqpipe.report.measure_plots import (
     plot_training,
 )
 from vqpipe.report.measured import Histogram, Pace, read_histogram, read_increments, read_pace
+from vqpipe.report.parts import page_parts, page_text
 from vqpipe.report.run_plots import plot_divergence, plot_pace, plot_ratios
 
 # A config of a thousand files is not read to its end on this page.
@@ -69,7 +68,7 @@ def render_report(facts: ReportFacts) -> str:
     )
     environment.filters["size"] = format_bytes
     environment.filters["duration"] = format_seconds
-    return environment.from_string(_text("page.html.j2")).render(
+    return environment.from_string(page_text("page.html.j2")).render(
         facts=facts,
         verdict=verdict(facts),
         cards=cards(facts),
@@ -84,16 +83,8 @@ def render_report(facts: ReportFacts) -> str:
         config=facts.config_text[:MOST_CONFIG_CHARACTERS],
         config_is_cut=len(facts.config_text) > MOST_CONFIG_CHARACTERS,
         snippets=snippets(facts),
-        style=f"{palette()}\n{_text('page.css')}",
-        script=_text("page.js").replace(
-            '"COLOURS"', json.dumps([colour[1:] for colour in COLOURS])
-        ),
-        plot_script=plot_script(),
+        **page_parts(),
     )
-
-
-def _text(name: str) -> str:
-    return files("vqpipe.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plots(facts: ReportFacts) -> Iterator[_Plot]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from vqpipe.report.plots import plot_script
+from vqpipe.report.drawing import BLUE, ORANGE
+from vqpipe.report.parts import page_parts, page_text
 from vqpipe.report.sweep_plots import plot_against_bits
 from vqpipe.report.sweep_words import cost_table, notes, quality_table
 
@@ -29,13 +29,13 @@ def render_sweep(sweep: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("vqpipe.report").joinpath("sweep.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return environment.from_string(page_text("sweep.html.j2")).render(
         sweep=sweep,
         tables=[("How good", quality_table(sweep)), ("What it takes", cost_table(sweep))],
         notes=notes(sweep),
         plots=_plots(sweep),
-        plot_script=plot_script(),
+        key=[(BLUE, "vqpipe"), (ORANGE, "FAISS")],
+        **page_parts(),
     )
 
 

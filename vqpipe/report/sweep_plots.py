@@ -7,15 +7,14 @@ from typing import Any
 
 from bokeh.models import ColumnDataSource, FixedTicker, NumeralTickFormatter
 
-from vqpipe.report.plots import (
-    _BLUE,
-    _INK,
-    _ORANGE,
+from vqpipe.report.drawing import (
+    BLUE,
+    INK,
     MAX_POINTS,
-    _add_hover,
-    _empty_figure,
-    _style_legend,
-    _to_json,
+    ORANGE,
+    add_hover,
+    empty_figure,
+    to_json,
 )
 
 # A name beside each of more points than this would hide the others.
@@ -50,7 +49,7 @@ def plot_against_bits(
     bits = sorted({int(one["bits_per_vector"]) for one, value in there if value is not None})
     largest = max((value for side in of.values() for value in side if value is not None), default=1)
     # From zero, so that a difference looks as large as it is; names stand above the highest points.
-    plot = _empty_figure(
+    plot = empty_figure(
         "bits per vector",
         label,
         x_axis_type="log",
@@ -65,10 +64,11 @@ def plot_against_bits(
         if one["on_front"] and value is not None
     ][:MAX_POINTS]
     if len(front) > 1:
-        plot.line(*map(list, zip(*front, strict=True)), line_color=_BLUE, line_width=1.5, line_alpha=0.6)  # fmt: skip
+        places, values = map(list, zip(*front, strict=True))
+        plot.line(places, values, line_color=BLUE.light, line_width=1.5, line_alpha=0.6)
     looks = {
-        "faiss": ("FAISS", {"marker": "diamond", "size": 11, "line_color": _ORANGE, "fill_color": None}),
-        "vqpipe": ("vqpipe", {"marker": "circle", "size": 8, "color": _BLUE}),
+        "faiss": ("FAISS", {"marker": "diamond", "size": 11, "line_color": ORANGE.light, "fill_color": None}),
+        "vqpipe": ("vqpipe", {"marker": "circle", "size": 8, "color": BLUE.light}),
     }  # fmt: skip
     marks = []
     for side, (name, look) in looks.items():
@@ -81,18 +81,12 @@ def plot_against_bits(
             continue
         names, places, values = (list(part) for part in zip(*shown, strict=True))
         source = ColumnDataSource({"codebook": names, "bits": places, "value": values})
-        marks.append(
-            plot.scatter("bits", "value", source=source, name=name, legend_label=name, **look)
-        )
+        marks.append(plot.scatter("bits", "value", source=source, name=name, **look))
         if side == "vqpipe" and len(names) <= _MOST_NAMES:
             _write_names(plot, shown, _NEAR * largest)
     tooltips = [("", "$name"), ("codebook", "@codebook"), ("bits", "@bits{0,0}"), (label, "@value{%.4g}")]  # fmt: skip
-    _add_hover(plot, marks, tooltips, "@value")
-    if marks:
-        _style_legend(plot)
-        # Distortion falls to the right and recall rises: this corner neither needs.
-        plot.legend.location = "bottom_left" if label.startswith("relative") else "bottom_right"
-    return _to_json(plot, target)
+    add_hover(plot, marks, tooltips, ["value"])
+    return to_json(plot, target)
 
 
 def _write_names(plot: Any, shown: Sequence[tuple[str, int, float]], near: float) -> None:
@@ -110,7 +104,7 @@ def _write_names(plot: Any, shown: Sequence[tuple[str, int, float]], near: float
     }
     plot.text(
         "bits", "value", text="text", source=ColumnDataSource(data), x_offset=7, y_offset=-4,
-        text_color=_INK, text_font_size="12px",
+        text_color=INK.light, text_font_size="12px",
     )  # fmt: skip
 
 

@@ -292,7 +292,11 @@ def find_codes(path: str) -> CodeArray | None:
             return None
         codes = array_in(group, "codes")
         rows, columns = codes.shape
-        shard_rows = _shard_rows(facts["shard_rows"], codes)
+        shard_rows = int((codes.shards or codes.chunks)[0])
+        if facts["shard_rows"] != shard_rows:
+            raise ValueError(
+                f"shard_rows is said to be {facts['shard_rows']} and the codes have {shard_rows}"
+            )
         if codes.chunks[1] != columns or ceil_div(rows, shard_rows) > MOST_SHARDS:
             raise ValueError(f"codes are of shape {codes.shape}")
         return CodeArray(
@@ -305,13 +309,6 @@ def find_codes(path: str) -> CodeArray | None:
             store_error=place.exists(join(path, "sq_error")),
             ids=dtype_of(array_in(group, "ids")) if place.exists(join(path, "ids")) else None,
         )
-
-
-def _shard_rows(said: object, codes: zarr.Array[Any]) -> int:
-    stored = (codes.shards or codes.chunks)[0]
-    if said != stored:
-        raise ValueError(f"shard_rows is said to be {said} and the codes have {stored}")
-    return int(stored)
 
 
 def _shard_path(path: str, name: str, index: int) -> str:
