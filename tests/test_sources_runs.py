@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 import zarr
 from runs import DATA, config_of, run_command, run_here, statuses
 from test_sources_hdf5 import benchmark_file
+from typer.testing import CliRunner
 from web_server import WebServer
 
 import vqpipe
-from vqpipe.config import Config
+from vqpipe.cli import app
+from vqpipe.config import Config, FileConfig
+from vqpipe.config_file import load_config
 from vqpipe.engines.dask import DaskRunner
 from vqpipe.engines.serial import SerialRunner
 from vqpipe.errors import OutputError, SourceError
@@ -160,6 +164,21 @@ def test_a_file_of_ann_benchmarks_is_source_queries_and_truth(tmp_path: Path) ->
         assert result_of(config) == result_of(short)
     assert recalls[0] == recalls[1] == recalls[2]
     assert 0 < recalls[0]["1"] <= recalls[0]["5"] <= 1
+
+
+def test_inspect_and_init_see_what_a_file_of_ann_benchmarks_holds(tmp_path: Path) -> None:
+    path = benchmark_file(tmp_path / "glove-8-angular.hdf5", "cosine")
+    seen = json.loads(CliRunner().invoke(app, ["inspect", path, "--json"]).output)
+    assert (seen["key"], seen["metric"], seen["rows"]) == ("train", "cosine", 300)
+    assert (seen["queries"], seen["truth"]) == (
+        "test, 20 rows",
+        "neighbors, the 10 nearest rows of each",
+    )
+    begun = CliRunner().invoke(app, ["init", path])
+    (tmp_path / "config.yaml").write_text(begun.output)
+    config = load_config(tmp_path / "config.yaml")
+    assert (config.source.metric, config.source.key) == ("cosine", None)
+    assert config.evaluate.queries == FileConfig(uri=path)
 
 
 def test_another_metric_than_the_files_is_warned_of_and_its_truth_left_alone(

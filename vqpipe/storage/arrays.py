@@ -208,6 +208,25 @@ def with_rows(array: zarr.Array[Any], rows: int) -> zarr.Array[Any]:
     )
 
 
+def write_shards(array: zarr.Array[Any], start: int, stop: int, values: Any) -> None:
+    """Write rows ``start:stop``, which are whole shards or end with the array.
+
+    zarr 3.1 reads what is stored there before it writes it anew, also where nothing of it stays: what is damaged is
+    removed, and nothing else, since others may read the old rows until the new ones are there.
+    """
+    try:
+        array[start:stop] = values
+    except (OSError, MemoryError, VqpipeError):
+        raise
+    # Codecs raise whatever their C library has; whatever it was, it comes again if the values are at fault.
+    except Exception:
+        rows = (array.shards or array.chunks)[0]
+        for index in range(start // rows, -(-stop // rows)):
+            key = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
+            sync(array.store_path.store.delete(f"{array.path}/{key}".lstrip("/")))
+        array[start:stop] = values
+
+
 def write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     """Write a whole array in chunks of about 4 MB."""
     row_bytes = max(1, values.nbytes // max(1, len(values)))

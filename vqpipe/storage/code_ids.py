@@ -19,6 +19,7 @@ from vqpipe.storage.arrays import (
     make_records,
     open_group,
     with_rows,
+    write_shards,
 )
 from vqpipe.storage.ids import CHUNK_ROWS, Ids, IdsHash
 from vqpipe.storage.records import SIGNATURE_BYTES
@@ -45,7 +46,7 @@ def write_code_ids(
     """Write the ids of a shard, which come in pieces, each with its first row, and what tells them."""
     hashed, array = IdsHash(), with_rows(array_in(group, "ids"), rows)
     for start, piece in pieces:
-        array[start : start + len(piece)] = piece
+        write_shards(array, start, start + len(piece), piece)
         hashed.update(piece)
     array_in(group, _RECORD)[index] = _record(hashed)
 

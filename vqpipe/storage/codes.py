@@ -22,6 +22,7 @@ from vqpipe.storage.arrays import (
     make_integers,
     open_group,
     with_rows,
+    write_shards,
 )
 from vqpipe.storage.code_ids import extend_id_records, make_id_records, write_code_ids
 from vqpipe.storage.ids import Ids, chunk_rows_in, dtype_of, make_ids
@@ -147,13 +148,11 @@ class CodeArray:
         group = open_group(self.path, writable=True)
         squared_error = record_array(group, "squared_error")
         squared_error[shard.index] = np.nan
-        rows = slice(shard.start, shard.stop)
-        codes_array = with_rows(array_in(group, "codes"), self.rows)
-        codes_array[rows] = codes
-        if self.masked:
-            with_rows(array_in(group, "valid"), self.rows)[rows] = valid
-        if self.store_error:
-            with_rows(array_in(group, "sq_error"), self.rows)[rows] = sq_error.astype(np.float32)
+        row_values = {"codes": codes, "valid": valid, "sq_error": sq_error.astype(np.float32)}
+        for name in self._row_arrays():
+            if name in row_values:
+                array = with_rows(array_in(group, name), self.rows)
+                write_shards(array, shard.start, shard.stop, row_values[name])
         if self.ids is not None:
             write_code_ids(group, self.rows, shard.index, ids)
         stored_bytes = self.stored_size(shard.index)

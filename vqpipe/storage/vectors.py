@@ -22,6 +22,7 @@ from vqpipe.storage.arrays import (
     make_integers,
     open_group,
     with_rows,
+    write_shards,
 )
 from vqpipe.storage.ids import CHUNK_ROWS, Ids, dtype_of, make_ids
 from vqpipe.storage.place import place_of
@@ -126,12 +127,10 @@ class Vectors:
         group = open_group(self.path, writable=True)
         stored_bytes = array_in(group, "shards/stored_bytes")
         stored_bytes[shard.index] = NOT_STORED
-        here = slice(shard.start, shard.stop)
-        with_rows(array_in(group, "vectors"), self.rows)[here] = rows
-        if self.masked:
-            with_rows(array_in(group, "valid"), self.rows)[here] = valid
-        if ids is not None:
-            with_rows(array_in(group, "ids"), self.rows)[here] = ids
+        for name, values in (("vectors", rows), ("valid", valid), ("ids", ids)):
+            if name in self._names():
+                array = with_rows(array_in(group, name), self.rows)
+                write_shards(array, shard.start, shard.stop, values)
         array_in(group, "shards/source_stamp")[shard.index] = np.frombuffer(stamp, np.uint8)
         stored_bytes[shard.index] = int(self.stored_sizes([shard.index])[0])
 
