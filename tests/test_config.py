@@ -29,7 +29,7 @@ from vqpipe.config import (
 from vqpipe.config_file import load_config, make_config, parse_overrides
 from vqpipe.errors import ConfigError
 
-FORMATS = ("zarr", "npy", "npz", "hdf5", "fvecs", "bvecs", "fbin", "u8bin", "i8bin")
+FORMATS = ("zarr", "npy", "npz", "hdf5", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "parquet")
 TRUTH_FORMATS = ("npy", "ivecs", "zarr")
 
 PLAIN: dict[str, Any] = {"source": {"uri": "a.npy"}, "output": "out", "codebook": "PQ16"}
