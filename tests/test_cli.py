@@ -530,7 +530,10 @@ def test_sigterm_is_status_143_and_leaves_a_resumable_output(folder: Path) -> No
     assert process.returncode == 143
     assert out == ""
     assert "Traceback" not in error
-    assert "interrupted in train: training goes on from its last checkpoint" in error
+    # It may come before the stage that follows has begun.
+    assert re.search(
+        r"^interrupted( in train: training goes on|: what is done stays)", error, re.MULTILINE
+    )
     assert "go on with:\n  vqpipe run config.yaml --direct --json --set" in error
     assert not (folder / "out/current").exists()
     resumed = found(run(folder, "--json", *options[2:], "--set", "train.rounds=2"))

@@ -107,7 +107,7 @@ def test_the_starter_runs_as_it_stands(tmp_path: Path, name: str) -> None:
         "unit": (lambda rows: rows / np.linalg.norm(rows, axis=1)[:, None], "Their norms are 1, so l2 and cosine find"),
         "varying": (lambda rows: rows, r"Their norms go from [\d.]+ to [\d.]+: .*metric: cosine"),
         "alike": (lambda rows: 7 * rows / np.linalg.norm(rows, axis=1)[:, None], None),
-        "zero rows": (lambda rows: np.concatenate([rows, 0 * rows]), "600 of them are zero, which cosine cannot use"),
+        "zero rows": (lambda rows: np.concatenate([rows, 0 * rows]), r"\d{3} of them are zero, which cosine cannot use"),
         "all zero": (lambda rows: 0 * rows, None),
     }.values(),
     ids=["unit", "varying", "alike", "zero rows", "all zero"],
@@ -117,7 +117,7 @@ def test_it_says_what_the_norms_mean_for_the_metric(
 ) -> None:
     np.save(tmp_path / "rows.npy", change(vectors()).astype(np.float32))
     text = init(tmp_path / "rows.npy")
-    assert (re.search(said, text) is not None) if said else ("norms" not in text)
+    assert (re.search(said, text) is not None) if said else ("Their norms" not in text)
     assert "all can be used" in text
 
 

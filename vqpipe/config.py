@@ -229,29 +229,31 @@ class ClusterConfig(_Section):
     """Connect to a running scheduler instead."""
 
 
+def _allow_no_name(schema: dict[str, Any]) -> None:
+    """Let editors take a file without a name: it has its file's."""
+    schema["required"].remove("name")
+
+
 class Config(_Section):
     """The whole config of a run."""
 
+    model_config = ConfigDict(json_schema_extra=_allow_no_name)
+
     name: Annotated[str, Field(min_length=1)]
-    """What the run is called."""
+    """What the run is called: the file's name unless said."""
     seed: Seed = 0
     """Seed of every draw: the same config on the same source gives the same bytes."""
     source: SourceConfig
-    """Where the vectors are, and which of them are taken."""
     output: Uri
     """Path or URL of the output folder; what opens an object store stands in the environment alone."""
     codebook: CodebookConfig
     """KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16, RQ8, a mapping, or `{from: PATH}`."""
     train: TrainConfig = TrainConfig()
-    """How the codebook is learnt."""
     encode: EncodeConfig = EncodeConfig()
-    """How rows become codes."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How good the codes are."""
     export: list[Literal["faiss", "npy", "parquet"]] = ["faiss"]
     """What to write beside the codes."""
     drift: DriftConfig = DriftConfig()
-    """When to warn that new rows no longer suit the codebook."""
     memory_per_worker: Memory = ByteSize(2 << 30)
     """Memory of one worker, such as 2GiB: the plan is refused if it needs more."""
     keep_generations: PositiveInt = 2

@@ -78,9 +78,7 @@ def execute(run: Run) -> str:
     facts = {"codebook": str(run.spec), "codebook_digest": digest}
     drop_summary(codes.path)
     codes.prepare({**facts, "metric": run.config.source.metric})
-    shards_done = codes.shard_count - pending.count
-    run.shards_done = [shards_done, codes.shard_count]
-    run.progress.begin("encode", pending.rows, "rows", 0, codes.shard_count, shards_done)
+    _begin_count(run, codes, pending)
     failed: list[Outcome[Shard, Any]] = []
     shards = [*pending.shards, *_changed(run, codes, pending.doubtful, failed)]
     job = EncodeJob(
@@ -111,6 +109,12 @@ def execute(run: Run) -> str:
     return (
         f"{run.rows_done['encode']:,} rows in {len(shards)} shards{left_out}{kept_shards}{compared}"
     )
+
+
+def _begin_count(run: Run, codes: CodeArray, pending: Pending) -> None:
+    done = codes.shard_count - pending.count
+    run.shards_done = [done, codes.shard_count]
+    run.progress.begin("encode", pending.rows, "rows", 0, codes.shard_count, done)
 
 
 def _encode(
