@@ -296,9 +296,7 @@ def test_a_file_that_is_cut_or_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_another_program_writes_is_waited_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5")
-    holds = (
-        f"import h5py, sys; h5py.File({path!r}, 'a'); print('open', flush=True); sys.stdin.read()"
-    )
+    holds = f"import h5py, sys; held = h5py.File({path!r}, 'a'); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -58,7 +58,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
         yield SerialRunner()
         return
     with DaskRunner(
-        config_of(Path("/"), "a", cluster={"options": {"n_workers": 2}}).cluster, 1 << 30
+        config_of(Path("/"), "a", cluster={"options": {"n_workers": 2}}).cluster, 2 << 30
     ) as dask:
         yield dask
 

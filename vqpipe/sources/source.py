@@ -135,7 +135,7 @@ def _find_ids(source: VectorArray, ids: str) -> str:
     for part in source.parts:
         if not must_convert(part):
             raise SourceError(
-                f"source.ids {ids!r}: ids are a column beside the vectors, which {', '.join(CONVERTED)} files have; "
+                f"source.ids {ids!r}: ids are a column beside the vectors, which parquet files have; "
                 f"{part.path} is of format {part.format}: leave out source.ids, as row numbers there are the file's own"
             )
         with wrapped_errors(f"{part}: its ids cannot be found"):

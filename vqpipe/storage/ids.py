@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from vqpipe.storage.arrays import divisor_at_most, make_integers
+from vqpipe.storage.arrays import AXES, divisor_at_most, make_integers
 
 # Integers of a dtype, or NumPy's strings.
 Ids = NDArray[Any]
@@ -50,6 +50,7 @@ def make_ids(
         fill_value="",
         # An id may be empty: what is missing is damaged.
         config={"write_empty_chunks": True},
+        dimension_names=AXES.get(name),
         overwrite=True,
     )
 
