@@ -104,6 +104,22 @@ def test_ctrl_c_reaches_workers_as_well_and_none_of_them_says_a_word(tmp_path: P
     assert said.count("\n") < 10
 
 
+@pytest.mark.long
+@pytest.mark.prefect
+def test_ctrl_c_leaves_the_temporary_server_until_the_flow_has_ended(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
+    with terminal("run", "my config.yaml", patch=HOLD, cwd=folder, env=settings) as shown:
+        shown.until(lambda text: "3 of 10 shards" in text)
+        shown.press(CTRL_C)
+        assert shown.wait() == 130
+        assert b"Traceback" not in shown.written
+        *_, said, command = shown.lines()
+    assert said.startswith("interrupted in encode: 3 of 10 shards are encoded")
+    assert command == "  vqpipe run 'my config.yaml'"
+
+
 # A run of three stages as the display is told of it, slow enough to be drawn.
 SHOWN = """
 import time
