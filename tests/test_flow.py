@@ -94,6 +94,7 @@ def test_the_flow_makes_what_a_direct_run_makes_and_its_page_shows_the_stages(
     )
 
 
+@pytest.mark.long
 def test_the_command_runs_the_flow_and_keeps_its_exit_statuses(
     tmp_path: Path, home: dict[str, str]
 ) -> None:
