@@ -36,6 +36,22 @@ _NAMES = "write KM1024, PQ16 (= PQ16x8), PQ16x4, OPQ16 or RQ8"
 _CODEBOOK = re.compile(r"(KM|PQ|OPQ|RQ)(\d+)(?:x(\d+))?", re.ASCII)
 
 
+# What files and arrays of vectors may be; auto goes by their names.
+StoredFormat = Literal[
+    "auto",
+    "zarr",
+    "npy",
+    "npz",
+    "hdf5",
+    "fvecs",
+    "bvecs",
+    "fbin",
+    "u8bin",
+    "i8bin",
+    "parquet",
+]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -45,20 +61,7 @@ class FileConfig(_Section):
 
     uri: Uri
     """Path or URL of the file or Zarr array. In ann-benchmarks' HDF5 files `key` is found by itself."""
-    format: Literal[
-        "auto",
-        "zarr",
-        "npy",
-        "npz",
-        "hdf5",
-        "fvecs",
-        "bvecs",
-        "fbin",
-        "u8bin",
-        "i8bin",
-        "ivecs",
-        "parquet",
-    ] = "auto"
+    format: Literal[StoredFormat, "ivecs"] = "auto"
     """Format; `auto` goes by the name's ending."""
     key: str | None = None
     """Array inside a Zarr group, an HDF5 or npz file, or column of a Parquet file."""
@@ -70,20 +73,7 @@ class SourceConfig(_Section):
     uri: Uri | Annotated[list[Uri], Field(min_length=1)]
     """Path, glob, folder of Parquet files, URL (s3, gs, az, https), or a list of them; or, to rehearse,
     `synthetic:mixture?rows=1e9&dim=96&seed=0`, which is computed."""
-    format: Literal[
-        "auto",
-        "zarr",
-        "npy",
-        "npz",
-        "hdf5",
-        "fvecs",
-        "bvecs",
-        "fbin",
-        "u8bin",
-        "i8bin",
-        "parquet",
-        "synthetic",
-    ] = "auto"
+    format: Literal[StoredFormat, "synthetic"] = "auto"
     """Format; `auto` goes by the name's ending, or by `synthetic:` at its beginning."""
     key: str | None = None
     """Array inside a Zarr group, an HDF5 or npz file, or column of Parquet files; null: the only one of vectors."""

@@ -135,8 +135,8 @@ def fast_search(quantizer: Quantizer, rows: np.ndarray) -> Quantizer | None:
     nearest = quantizer.squared_errors(judges, quantizer.assign(judges))
     for probes in probes_to_judge(quantizer.codebook.spec):
         search = replace(quantizer, route=choose_search(probes))
-        lost = search.squared_errors(judges, search.assign(judges))[None] - nearest
-        losses = Losses(len(judges), float(nearest.sum()), lost.sum(axis=1), (lost**2).sum(axis=1))
+        found = search.squared_errors(judges, search.assign(judges))
+        losses = Losses.of(nearest, found[None])
         if losses.bounds[0] <= MOST_FAST_LOSS:
             return search
     return None

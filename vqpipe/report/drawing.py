@@ -148,6 +148,20 @@ def add_line_across(plot: Any, at: float, *, upright: bool = False, colour: Colo
     plot.add_layout(line)
 
 
+def add_bars(plot: Any, left: str, right: str, top: str, source: Any, edge: Colour = AREA) -> Any:
+    """Draw bars between fields of a source, from zero on, and return them."""
+    plot.y_range.start = 0
+    return plot.quad(
+        left=left,
+        right=right,
+        top=top,
+        bottom=0,
+        source=source,
+        fill_color=AREA.light,
+        line_color=edge.light,
+    )
+
+
 def add_hover(
     plot: Any,
     marks: list[Any],

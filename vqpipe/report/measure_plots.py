@@ -13,12 +13,12 @@ from bokeh.models import ColumnDataSource, FixedTicker
 from vqpipe.dtypes import Int64
 from vqpipe.evaluation.measures import STARVED_SHARE
 from vqpipe.report.drawing import (
-    AREA,
     BLUE,
     MAX_POINTS,
     ORANGE,
     RED,
     Colour,
+    add_bars,
     add_hover,
     add_labels,
     add_line_across,
@@ -212,16 +212,7 @@ def plot_errors(histogram: Histogram, distortion: float | None, target: str) -> 
             "below": [100.0 * count / rows for count in below],
         }
     )
-    bars = plot.quad(
-        left="low",
-        right="high",
-        top="share",
-        bottom=0,
-        source=source,
-        fill_color=AREA.light,
-        line_color=BLUE.light,
-    )
-    plot.y_range.start = 0
+    bars = add_bars(plot, "low", "high", "share", source, edge=BLUE)
     if distortion is not None and distortion > 0:
         add_line_across(plot, distortion, upright=True, colour=ORANGE)
     set_ticks(plot.xaxis, log_ticks(edges[0], edges[-1]))

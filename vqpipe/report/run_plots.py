@@ -8,10 +8,10 @@ from typing import Any
 from bokeh.models import ColumnDataSource, Range1d
 
 from vqpipe.report.drawing import (
-    AREA,
     BLUE,
     ORANGE,
     RED,
+    add_bars,
     add_hover,
     add_line_across,
     draw_curve,
@@ -52,17 +52,8 @@ def plot_pace(pace: Pace, target: str) -> str:
         }
     )
     plot = empty_figure(f"{unit} since the first shard was sent", "rows/s")
-    bars = plot.quad(
-        left="from",
-        right="to",
-        top="rate",
-        bottom=0,
-        source=source,
-        fill_color=AREA.light,
-        line_color=AREA.light,
-    )
+    bars = add_bars(plot, "from", "to", "rate", source)
     plot.x_range = Range1d(start=0, end=pace.seconds / seconds)
-    plot.y_range.start = 0
     write_numbers(plot.yaxis, max(pace.rates))
     add_line_across(plot, pace.rows / pace.seconds, colour=ORANGE)
     tooltips = [

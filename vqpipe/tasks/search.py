@@ -54,6 +54,12 @@ class Losses:
     lost: Float64
     squares: Float64
 
+    @classmethod
+    def of(cls, nearest: Float64, found: Float64) -> Losses:
+        """Return the losses of rows, from squared errors of shapes (rows,) and (searches, rows)."""
+        lost = found - nearest
+        return cls(len(nearest), float(nearest.sum()), lost.sum(axis=1), (lost**2).sum(axis=1))
+
     def __add__(self, other: Losses) -> Losses:
         """Return the errors of the rows of both."""
         return Losses(
@@ -95,5 +101,4 @@ def judge_searches(shard: Shard, job: SearchesJob) -> Losses:
     for route in (job.exact, *job.searches):
         way = replace(quantizer, route=route)
         errors.append(way.squared_errors(centred, way.assign(centred)))
-    lost = np.array(errors[1:]) - errors[0]
-    return Losses(len(centred), float(errors[0].sum()), lost.sum(axis=1), (lost**2).sum(axis=1))
+    return Losses.of(errors[0], np.array(errors[1:]))
