@@ -160,6 +160,17 @@ def test_the_sample_is_shuffled_disjoint_and_the_rows_it_names(words_run: Path) 
         assert abs(drawn["train"][:size].mean() - 10_000) < 5 * error
 
 
+def test_no_array_takes_more_on_disk_than_its_values(words_run: Path) -> None:
+    """A chunk is stored whole, however little of it the array fills."""
+    arrays = [path.parent for path in words_run.rglob("zarr.json")]
+    found = {path: zarr.open(path, mode="r") for path in arrays}
+    sizes = {path: array.nbytes for path, array in found.items() if isinstance(array, zarr.Array)}
+    assert len(sizes) > 10
+    for path, size in sizes.items():
+        # Metadata, checksums, the index of a shard, and what fills the last one.
+        assert sum(len(data) for data in files_of(path).values()) <= 1.1 * size + 4096, path
+
+
 def test_a_second_run_does_nothing_and_says_so(words_run: Path) -> None:
     before = files_of(words_run / "v1")
     config = config_of(

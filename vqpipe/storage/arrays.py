@@ -228,11 +228,11 @@ def write_shards(array: zarr.Array[Any], start: int, stop: int, values: Any) -> 
 
 
 def write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
-    """Write a whole array in chunks of about 4 MB."""
+    """Write a whole array in chunks of at most about 4 MB."""
     row_bytes = max(1, values.nbytes // max(1, len(values)))
-    array = make_floats(
-        group, name, values.shape, values.dtype.name, max(1, CHUNK_BYTES // row_bytes)
-    )
+    # A chunk is stored whole, whatever part of it the array fills.
+    chunk_rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
+    array = make_floats(group, name, values.shape, values.dtype.name, chunk_rows)
     if values.size:
         array[...] = values
 

@@ -132,7 +132,8 @@ def _open(path: str, name: str) -> zarr.Array[Any]:
 
 def target_shard_rows(rows: int, row_bytes: int) -> tuple[int, int]:
     """Return chunk rows and shard rows of a set: about 4 MB and 64 MB, and not too many shards."""
-    chunk = max(1, CHUNK_BYTES // row_bytes)
+    # A chunk is stored whole: a small set has a small one.
+    chunk = max(1, min(rows, CHUNK_BYTES // row_bytes))
     shard = max(SHARD_BYTES // row_bytes, ceil_div(rows, MOST_SHARDS_PER_SET), 1)
     return chunk, max(1, ceil_div(shard, chunk)) * chunk
 
@@ -146,7 +147,7 @@ def create_sample(path: str, rows: dict[SetName, int], dim: int, dtype: str) -> 
     for name, count in rows.items():
         chunk, shard = target_shard_rows(count, row_bytes)
         make_floats(group, name, (count, dim), dtype, chunk, shard)
-        make_floats(group, f"{name}_rows", (count,), "int64", shard)
+        make_floats(group, f"{name}_rows", (count,), "int64", min(shard, max(1, count)))
 
 
 def write_sample_shard(
