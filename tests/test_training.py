@@ -15,6 +15,7 @@ from runs import WORDS, config_of, excess_distance, files_of, run_here, statuses
 import vqpipe
 import vqpipe.engines.dask as dask_engine
 import vqpipe.pipeline.limits as limits
+import vqpipe.pipeline.looks as looks
 import vqpipe.pipeline.train as train_stage
 import vqpipe.quantizer.assign as assign
 from vqpipe.engines.serial import SerialRunner
@@ -289,7 +290,7 @@ def test_a_search_over_codewords_is_judged_and_its_loss_kept(tmp_path: Path) -> 
     history = codebook_of(tmp_path / "out").history
     losses = [line["search_loss"] for line in history if line["heldout"] is not None]
     assert losses
-    assert all(0 <= loss <= train_stage.MOST_SEARCH_LOSS for loss in losses if loss is not None)
+    assert all(0 <= loss <= looks.MOST_SEARCH_LOSS for loss in losses if loss is not None)
     # Encoding compares with all codewords: the route that is stored is exact.
     file = codebook_of(tmp_path / "out")
     assert file.quantizer.route.name != "grouped"
@@ -304,7 +305,7 @@ def test_a_search_that_misses_too_much_looks_at_more_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heldout_rows: Any
 ) -> None:
     """Also where only training rows can judge it."""
-    monkeypatch.setattr(train_stage, "MOST_SEARCH_LOSS", -1.0)
+    monkeypatch.setattr(looks, "MOST_SEARCH_LOSS", -1.0)
     used: list[int] = []
     plain = choose_search
 

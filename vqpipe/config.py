@@ -144,7 +144,10 @@ class CodebookConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """How the codebook is learnt. Rounds and passes are of each stage of an RQ codebook."""
+    """How the codebook is learnt.
+
+    Rounds are of each stage of an RQ codebook; at most 8 more, and no more than those, refine all its stages together.
+    """
 
     rows: Rows | Literal["auto"] = "auto"
     """Rows of the training sample; auto: min(rows - heldout, max(1000 k, 500,000))."""

@@ -124,8 +124,11 @@ def worker_bytes(sizes: Sizes) -> dict[str, int]:
         + piece
         + codebook
         + sizes.codebook_bytes
-        + 2 * tally_bytes(sizes.spec, sizes.dim, sizes.slice_rows)
-        + 3 * tally_bytes(sizes.spec, sizes.dim, sizes.batch_rows)
+        + max(
+            2 * tally_bytes(sizes.spec, sizes.dim, sizes.slice_rows)
+            + 3 * tally_bytes(sizes.spec, sizes.dim, sizes.batch_rows),
+            5 * refining_bytes(sizes.spec, sizes.dim),
+        )
         + stages_before
         # The products that a rotation follows from: two sums of them, one to come, and what solves them.
         + 16 * sizes.rotation_bytes
@@ -159,6 +162,11 @@ def tally_bytes(spec: CodebookSpec, dim: int, rows: int) -> int:
     Of each the sums in float64, count, error and place.
     """
     return min(spec.k, rows) * (dim + 3 * spec.m) * FLOAT64_BYTES
+
+
+def refining_bytes(spec: CodebookSpec, dim: int) -> int:
+    """Return what the tally of all residual stages together takes; 0 of a single one, which is not refined."""
+    return spec.stages * tally_bytes(spec, dim, spec.k) if spec.stages > 1 else 0
 
 
 def check_memory(needed: dict[str, int], allowed_bytes: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Float64
 
-Phase = Literal["turning", "forgetting", "averaging", "finished"]
+Phase = Literal["turning", "forgetting", "averaging", "finished", "refining", "refined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,11 @@ class TrainState:
     errors : float64 array of shape (m, k)
         Decayed sums of their squared errors.
     round : int
-        Rounds taken in this leg: the search for a rotation is one, and then each stage is one.
+        Rounds taken in this leg: the search for a rotation is one, then each stage is one, and so are the rounds
+        that refine all stages together.
     phase : str
-        ``turning`` (the rotation is sought), ``forgetting``, ``averaging`` or ``finished``.
+        ``turning`` (the rotation is sought), ``forgetting``, ``averaging`` and ``finished`` of each stage;
+        ``refining`` and ``refined`` of all residual stages together.
     averaging_from : int
         Round at which averaging began; 0 before.
     probes : int
@@ -75,7 +77,8 @@ class TrainState:
     leg_from : int
         Lines of history before this leg.
     rival : Codebook or None
-        While the rotation is sought: where it had come to from its first start.
+        While the rotation is sought: where it had come to from its first start. While stages are refined: as
+        they were before the last round.
     """
 
     codebook: Codebook

@@ -90,6 +90,37 @@ def tally_rows(rows: Float32, labels: NDArray[np.intp], centroids: Float32) -> T
     return Tally(touched, sums, counts[touched], squared_error, len(rows))
 
 
+def tally_left(left: Float32, labels: NDArray[np.intp], k: int) -> Tally:
+    """Add up what residual stages leave of rows, by the codewords of every stage.
+
+    Parameters
+    ----------
+    left : float32 array of shape (rows, dim)
+    labels : int array of shape (rows, stages)
+    k : int
+        Codewords of a stage.
+
+    Returns
+    -------
+    Tally
+        Over ``stage * k + code``. Each stage has its share of a row's squared error.
+    """
+    stages = labels.shape[1]
+    errors = np.einsum("nd,nd->n", left, left, dtype=np.float64) / stages
+    flat = labels + np.arange(stages) * k
+    counts = np.bincount(flat.ravel(), minlength=stages * k)
+    sums = np.empty((stages * k, left.shape[1]))
+    squared_error = np.empty(stages * k)
+    for stage in range(stages):
+        own = slice(stage * k, (stage + 1) * k)
+        codes = labels[:, stage]
+        squared_error[own] = np.bincount(codes, weights=errors, minlength=k)
+        for axis in range(left.shape[1]):
+            sums[own, axis] = np.bincount(codes, weights=left[:, axis], minlength=k)
+    touched = np.flatnonzero(counts)
+    return Tally(touched, sums[touched], counts[touched], squared_error[touched], len(left))
+
+
 def squared_errors(rows: Float32, labels: NDArray[np.intp], centroids: Float32) -> Float64:
     """Return ||x - c||^2 of every sub-vector, from rows and codewords, in float64.
 

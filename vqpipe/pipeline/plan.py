@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from vqpipe.codebook import Codebook
-from vqpipe.kmeans.rotation import TURNING_ROUNDS, rotation_rows
 from vqpipe.pipeline.ingest import plan_stretches
+from vqpipe.pipeline.legs import planned_legs, planned_rows
 from vqpipe.pipeline.limits import plan_disk, plan_memory
 from vqpipe.pipeline.pending import find_pending
 from vqpipe.pipeline.pipeline import ROUTE
@@ -108,12 +108,9 @@ def _work(run: Run) -> dict[str, tuple[int, int, int]]:
         work["ingest"] = (rows, len(plan_stretches(run, new)), rows * source.row_bytes)
     if run.given is None:
         schedule = run.schedule
-        tasks = sum(ceil_div(batch, run.slice_rows(batch)) for batch in schedule.batches)
-        tasks, rows = run.spec.stages * tasks, run.spec.stages * schedule.starts[-1]
-        if run.spec.kind == "OPQ":
-            turned = rotation_rows(run.spec.k, run.sizes.train)
-            tasks += TURNING_ROUNDS * ceil_div(turned, run.slice_rows(turned))
-            rows += TURNING_ROUNDS * turned
+        legs = list(planned_legs(run.spec, schedule))
+        tasks = sum(ceil_div(rows, run.slice_rows(rows)) for leg in legs for rows in leg)
+        rows = planned_rows(run.spec, schedule)
         targets = sum(draw.shard_count for draw in plan_draws(run))
         read = run.rows_at_begin
         work["sample"] = (read, len(scatter_shards(run)) + targets, read * source.row_bytes)

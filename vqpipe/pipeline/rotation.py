@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vqpipe.codebook import Codebook, CodebookSpec
+from vqpipe.codebook import Codebook
 from vqpipe.kmeans.rotation import (
     SETTLING_ROUNDS,
     TRIAL_ROUNDS,
     TURNING_ROUNDS,
     rotation_rows,
 )
-from vqpipe.kmeans.schedule import Schedule
 from vqpipe.kmeans.state import RoundRecord, TrainState
 from vqpipe.kmeans.step import take_step
 from vqpipe.memory import tally_bytes
@@ -22,18 +21,6 @@ from vqpipe.shards import Shard, plan_shards
 from vqpipe.storage.samples import Sample
 from vqpipe.tasks.rotate import RotationJob, covariance_slice, solve_rotation, turn_slice
 from vqpipe.tasks.train import TallyJob
-
-
-def planned_rounds(spec: CodebookSpec, schedule: Schedule) -> int:
-    """Return how many rounds a training takes at most, over all its legs."""
-    turning = TURNING_ROUNDS if spec.kind == "OPQ" else 0
-    return turning + spec.stages * schedule.rounds
-
-
-def planned_rows(spec: CodebookSpec, schedule: Schedule) -> int:
-    """Return how many rows these rounds go through."""
-    turning = TURNING_ROUNDS * rotation_rows(spec.k, schedule.rows) if spec.kind == "OPQ" else 0
-    return turning + spec.stages * schedule.starts[-1]
 
 
 def turn(run: Run, sample: Sample, state: TrainState) -> TrainState:

@@ -13,28 +13,26 @@ from vqpipe.kmeans.stopping import next_phase
 from vqpipe.kmeans.tally import Tally
 from vqpipe.memory import tally_bytes
 from vqpipe.pipeline.generation import STAGES_FILE, Generation, list_generations
-from vqpipe.pipeline.rotation import planned_rounds, planned_rows, turn
+from vqpipe.pipeline.legs import planned_rounds, planned_rows
+from vqpipe.pipeline.looks import look_slices, looked
+from vqpipe.pipeline.refine import begin_refining, refine_all
+from vqpipe.pipeline.rotation import turn
 from vqpipe.pipeline.run import Run
 from vqpipe.pipeline.sizes import MOST_HELDOUT_ROWS
 from vqpipe.pipeline.stage import Need, Stage
 from vqpipe.pipeline.starts import begin_next_stage, begin_training, initial_codebook
 from vqpipe.pipeline.trial import SWEEP_FOLDER, find_trained
-from vqpipe.quantizer import Quantizer, choose_search, more_probes
+from vqpipe.quantizer import Quantizer, choose_search
 from vqpipe.shards import batch_slices, plan_shards
 from vqpipe.storage.codebook_file import write_codebook
 from vqpipe.storage.samples import Sample, SetName
-from vqpipe.tasks.train import CompareJob, Look, Slice, TallyJob, compare_slice, tally_slice
+from vqpipe.tasks.train import CompareJob, Slice, TallyJob, compare_slice, tally_slice
 
 CHECKPOINT_FILE = "checkpoint.npz"
 CODEBOOK_FOLDER = "codebook.zarr"
 
 # The contract says at least once a minute; a crash costs this much and one round.
 CHECKPOINT_SECONDS = 20.0
-
-# Where codewords are searched and not all compared, the codewords found for held-out rows may be this fraction
-# farther than the nearest ones; else more groups are searched. Half a percent of misled rows moves the means of
-# the others by far less.
-MOST_SEARCH_LOSS = 0.005
 
 
 def need(run: Run) -> Need:
@@ -107,6 +105,10 @@ def _train(run: Run, sample: Sample) -> TrainState:
         seen = state.rows_seen
         if state.phase == "turning":
             state = turn(run, sample, state)
+        elif state.phase == "refining":
+            state = refine_all(run, sample, schedule, state)
+        elif state.phase == "refined":
+            return state
         else:
             state, tally = _fan_out(run, sample, schedule, state)
             if tally is not None:
@@ -115,6 +117,8 @@ def _train(run: Run, sample: Sample) -> TrainState:
                 del tally
             elif state.codebook.stages < run.spec.stages:
                 state = begin_next_stage(run, sample, state)
+            elif run.spec.stages > 1:
+                state = begin_refining(state)
             else:
                 return state
         run.progress.advance(state.rows_seen - seen, _in_words(run, schedule, state))
@@ -145,7 +149,7 @@ def _fan_out(
         )
         items = [Slice("train", shard) for shard in slices]
     if state.round and (finished or schedule.looks_after(state.round)):
-        items += _looks(run, sample, state)
+        items += look_slices(run, sample, state)
     if not items:
         return state, None
     quantizer = Quantizer(state.codebook, choose_search(state.probes))
@@ -154,27 +158,9 @@ def _fan_out(
     size = tally_bytes(run.spec, run.source.dim, rows)
     result = run.runner.fold(tally_slice, items, job, result_bytes=size)
     if result.look is not None:
-        state = _looked(run, sample, state, result.look)
+        state = looked(run, sample, state, result.look)
         state = next_phase(state, schedule, run.config.train.stop)
     return state, result.training
-
-
-def _looks(run: Run, sample: Sample, state: TrainState) -> list[Slice]:
-    """Return the slices of the held-out rows; of training rows where there are none and a search is judged."""
-    name: SetName = "heldout" if sample.rows["heldout"] else "train"
-    rows = min(sample.rows[name], MOST_HELDOUT_ROWS if name == "train" else sample.rows[name])
-    if name == "train" and not state.probes:
-        return []
-    return [Slice(name, shard, look=True) for shard in plan_shards(rows, run.slice_rows(rows))]
-
-
-def _looked(run: Run, sample: Sample, state: TrainState, look: Look) -> TrainState:
-    """Keep what the held-out rows say, and search in more groups where too much is missed."""
-    heldout = look.distortion if sample.rows["heldout"] else None
-    state = state.looked(heldout, look.search_loss if state.probes else None)
-    if state.probes and look.search_loss > MOST_SEARCH_LOSS:
-        state = replace(state, probes=more_probes(run.spec, state.probes))
-    return state
 
 
 def _step(run: Run, schedule: Schedule, state: TrainState, tally: Tally) -> TrainState:

@@ -14,7 +14,13 @@ from vqpipe import kernels
 from vqpipe.codebook import Codebook
 from vqpipe.dtypes import Codes, Float32, Float64, Labels
 from vqpipe.errors import CodebookError, InvalidRowError
-from vqpipe.kmeans.tally import Tally, residual_errors, squared_errors, tally_rows
+from vqpipe.kmeans.tally import (
+    Tally,
+    residual_errors,
+    squared_errors,
+    tally_left,
+    tally_rows,
+)
 from vqpipe.quantizer.assign import Route, make_assigner
 from vqpipe.quantizer.beam import make_beam_search
 from vqpipe.rows import prepare_rows
@@ -123,6 +129,12 @@ class Quantizer:
         if self.codebook.stages > 1:
             left = self._before.residuals(centred, every=True)
         return tally_rows(left, self._assigner(left), self._centred_centroids)
+
+    def tally_all(self, centred: Float32) -> Tally:
+        """Return what placed rows say about the codewords of all stages together."""
+        labels = self.assign(centred)
+        left = centred - self.codebook.decode_placed(labels)
+        return tally_left(left, labels, self.codebook.k)
 
     def residuals(self, centred: Float32, *, every: bool) -> Float32:
         """Return what the codewords of placed rows leave of them.

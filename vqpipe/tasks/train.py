@@ -138,6 +138,13 @@ def tally_slice(item: Slice, job: TallyJob) -> RoundTally:
     return RoundTally(None, Look(len(rows), exact, found))
 
 
+def refine_slice(item: Slice, job: TallyJob) -> RoundTally:
+    """Add what all stages leave of a slice's rows up by the codewords of all of them, or judge the codebook."""
+    if item.look:
+        return tally_slice(item, job)
+    return RoundTally(job.quantizer.tally_all(job.centred(item)), None)
+
+
 @dataclass(frozen=True)
 class SeedJob:
     """What the task that draws the first codewords of a stage is told.
