@@ -133,10 +133,20 @@ def test_dtypes_are_kept(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(source.read(0, 60), vectors)
 
 
-def test_doubles_are_refused_as_in_any_other_format(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"v": [[1.0, 2.0]]}), tmp_path / "x.parquet")
-    with pytest.raises(SourceError, match=r"float64; vectors are float32.*convert it to float32"):
-        open_source(str(tmp_path / "x.parquet"))
+def test_doubles_become_float32(tmp_path: Path) -> None:
+    """Python's lists are doubles wherever nobody said otherwise, and a data set may have files of both."""
+    pq.write_table(
+        pa.table({"v": [[1.1, -2.0], None, [1e300, 0.5], [1, None]]}), tmp_path / "a.parquet"
+    )
+    pq.write_table(pa.table({"v": lists(rows(3)[:, :2].copy())}), tmp_path / "b.parquet")
+    source = open_source(str(tmp_path / "*.parquet"))
+    assert (source.dtype, source.rows, source.dim) == ("float32", 7, 2)
+    read = source.read(0, 7)
+    assert read.dtype == np.float32
+    nan, inf = np.nan, np.inf
+    wanted = np.float32([[1.1, -2], [nan, nan], [inf, 0.5], [1, nan]])
+    np.testing.assert_array_equal(read[:4], wanted)
+    np.testing.assert_array_equal(read[4:], rows(3)[:, :2])
 
 
 def test_a_table_of_row_numbers_may_be_parquet(tmp_path: Path) -> None:

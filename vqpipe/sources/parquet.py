@@ -27,7 +27,8 @@ def describe(path: str, format: str, key: str | None) -> Part:
     footer = read_footer(path)
     column = _choose(footer, path, key)
     where = f"source {path}, column {column.name!r}"
-    dtype = np.dtype(column.dtype)
+    # Python's lists become doubles wherever nobody said otherwise.
+    dtype = np.dtype("float32" if column.dtype == "float64" else column.dtype)
     if not footer.rows:
         check_shape((0, column.dim), dtype, where)
     dim = column.dim or find_dim(path, column.name)

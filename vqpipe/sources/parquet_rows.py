@@ -153,11 +153,13 @@ def _fill(rows: Rows, column: Any, part: Part, first: int) -> Mask:
     # A null among floats becomes NaN.
     vectors = plain.to_numpy(zero_copy_only=False).reshape(-1, part.dim)
     floats = rows.dtype.kind == "f"
-    if there.all():
-        rows[...] = vectors
-    else:
-        rows[there] = vectors
-        rows[~there] = np.nan if floats else 0
+    # A double that float32 does not hold becomes Inf: an invalid row.
+    with np.errstate(over="ignore"):
+        if there.all():
+            rows[...] = vectors
+        else:
+            rows[there] = vectors
+            rows[~there] = np.nan if floats else 0
     if floats:
         return np.ones(len(rows), dtype=bool)
     if values.null_count:
