@@ -236,6 +236,7 @@ def test_force_train_learns_the_same_codebook_again_in_the_next_generation(tmp_p
     assert first == second
 
 
+@pytest.mark.long
 def test_a_run_killed_in_training_and_again_in_encoding_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
