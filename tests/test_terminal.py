@@ -229,6 +229,17 @@ def test_what_was_done_before_has_no_part_in_the_rate(monkeypatch: pytest.Monkey
     assert str(headway) == "train: 600 of 1,000 rows, 10 rows/s, 0:40 left, round 3"
 
 
+def test_of_a_few_large_things_the_time_left_is_told_and_no_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(vqpipe.progress.time, "monotonic", lambda: now)
+    headway = Headway("faiss", 4, "codebooks")
+    now += 50
+    headway.advance(2, "RQ8x8", 0)
+    assert str(headway) == "faiss: 2 of 4 codebooks, 0:50 left, RQ8x8"
+
+
 def test_the_rate_is_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(vqpipe.progress.time, "monotonic", lambda: now)

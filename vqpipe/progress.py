@@ -156,7 +156,9 @@ class Headway:
         if not self.rate:
             return ""
         left = format_clock(max(0, self.total - self.done) / self.rate)
-        return f"{self.rate:,.0f} {self.unit}/s, {left} left"
+        # Of a few large things, such as codebooks, a rate says less than the time.
+        rate = f"{self.rate:,.0f} {self.unit}/s, " if self.rate >= 1 else ""
+        return f"{rate}{left} left"
 
     def facts(self) -> Iterator[str]:
         """Yield what else there is to say: shards, the note, memory."""
