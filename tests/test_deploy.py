@@ -172,3 +172,12 @@ def test_the_batch_script_is_a_script() -> None:
     assert path.read_text().startswith("#!/usr/bin/env bash\n")
     ended = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_readme_has_the_commands_of_the_deployments() -> None:
+    """What `pytest -m hosts` and people repeat is written once, and shown twice."""
+    readme, long = ((ROOT / path).read_text() for path in ("README.md", "deploy/README.md"))
+    blocks = re.findall(r"```console\n(.*?)```", readme, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) == 11
+    assert [command for command in commands if command not in long] == []
