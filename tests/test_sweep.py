@@ -28,6 +28,7 @@ from vqpipe.errors import InputError, LeaseError, StageError
 from vqpipe.evaluation.front import Standing, on_front
 from vqpipe.pipeline import peer
 from vqpipe.pipeline.advice import advise
+from vqpipe.pipeline.inspection import inspect_path
 from vqpipe.pipeline.prune import prune_output
 from vqpipe.pipeline.sweep import run_sweep
 from vqpipe.progress import Silent
@@ -109,6 +110,22 @@ def swept(tmp_path_factory: pytest.TempPathFactory, source: Path) -> tuple[Confi
 
 
 # --- The figures -----------------------------------------------------------------------------------------------------
+
+
+def test_inspect_tells_what_was_compared(
+    tmp_path: Path, swept: tuple[Config, dict[str, Any]]
+) -> None:
+    config, result = swept
+    found = inspect_path(config.output)
+    assert (found["what"], found["current"], found["generations"]) == ("output", None, [])
+    assert found["sweep"]["codebooks"].split(", ") == [
+        one["codebook"] for one in result["codebooks"]
+    ]
+    assert found["sweep"]["advice"] == result["advice"]
+    assert Path(found["sweep"]["page"]).exists()
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/sweep.json").write_text('{"codebooks": [1, {}]}')
+    assert inspect_path(str(tmp_path))["sweep"]["codebooks"] == "None"
 
 
 @pytest.mark.parametrize("codebook", SORTED)

@@ -10,7 +10,9 @@ from vqpipe.errors import SourceError
 from vqpipe.kmeans.state import TrainState
 from vqpipe.pipeline.generation import CURRENT_FILE, Generation, current_name, list_generations
 from vqpipe.pipeline.record import RUN_FILE
+from vqpipe.pipeline.sweep import FIGURES_FILE, PAGE_FILE
 from vqpipe.pipeline.train import CHECKPOINT_FILE
+from vqpipe.pipeline.trial import SWEEP_FOLDER
 from vqpipe.sources import VectorArray, find_benchmark, open_source, open_table
 from vqpipe.sources.hdf5 import BENCHMARK_QUERIES, BENCHMARK_TRUTH
 from vqpipe.storage.codebook_file import read_codebook
@@ -29,7 +31,11 @@ def inspect_path(path: str) -> dict[str, Any]:
         If it holds nothing that is known.
     """
     folder = Folder(absolute(path))
-    if folder.has(RUN_FILE) or folder.has(CURRENT_FILE):
+    if (
+        folder.has(RUN_FILE)
+        or folder.has(CURRENT_FILE)
+        or (folder / SWEEP_FOLDER).has(FIGURES_FILE)
+    ):
         return _output(folder)
     if folder.has("centroids"):
         return _codebook(folder.path)
@@ -93,6 +99,7 @@ def _output(folder: Folder) -> dict[str, Any]:
             key: last.get(key) for key in ("status", "generation", "began", "ended", "error")
         },
         **_converted(folder),
+        **_swept(folder / SWEEP_FOLDER),
         "generations": generations,
     }
 
@@ -105,6 +112,23 @@ def _converted(folder: Folder) -> dict[str, Any]:
     sizes = vectors.records().stored_bytes
     found = {"rows": vectors.rows, "shards": len(sizes), "shards_done": int((sizes >= 0).sum())}
     return {"vectors": found}
+
+
+def _swept(folder: Folder) -> dict[str, Any]:
+    """Return what the last sweep compared and what it advised, where there was one."""
+    if not folder.has(FIGURES_FILE):
+        return {}
+    figures = folder.read_json(FIGURES_FILE)
+    compared = figures.get("codebooks")
+    listed = compared if isinstance(compared, list) else []
+    names = [one.get("codebook") for one in listed if isinstance(one, dict)]
+    return {
+        "sweep": {
+            "codebooks": ", ".join(map(str, names)),
+            "advice": str(figures.get("advice")),
+            "page": folder.file(PAGE_FILE),
+        }
+    }
 
 
 def _training(generation: Generation) -> dict[str, Any]:
