@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import tensorstore
 import zarr
@@ -175,6 +178,31 @@ def test_only_what_changed_in_the_store_is_encoded_again(base: str, tmp_path: Pa
     changed = open_source(f"{base}/x.zarr").read(0, len(vectors()))
     learnt = vqpipe.load_codebook(f"{base}/out/v1/codebook.zarr")
     assert (vqpipe.open_codes(f"{base}/out")["codes"][...] == learnt.encode(changed)).all()
+
+
+def parquet_bytes(rows: np.ndarray, first: int) -> bytes:
+    file = io.BytesIO()
+    numbers = np.arange(first, first + len(rows))
+    table = pa.table({"number": numbers, "vector": list(rows)})
+    pyarrow.parquet.write_table(table, file, row_group_size=300)
+    return file.getvalue()
+
+
+def test_a_parquet_data_set_in_a_store_is_converted_there(base: str, tmp_path: Path) -> None:
+    rows = vectors()
+    put(f"{base}/parts/a.parquet", parquet_bytes(rows[:1000], 0))
+    put(f"{base}/parts/b.parquet", parquet_bytes(rows[1000:2000], 1000))
+    keys = {"source__ids": "number", "export": []}
+    config = store_config(tmp_path, base, f"{base}/parts/*.parquet", **keys)
+    run_here(config)
+    assert set(statuses(run_here(config)).values()) == {"skipped"}
+    put(f"{base}/parts/c.parquet", parquet_bytes(rows[2000:], 2000))
+    grown = statuses(run_here(config))
+    assert (grown["ingest"], grown["train"], grown["encode"]) == ("done", "skipped", "done")
+    codes = vqpipe.open_codes(f"{base}/out")
+    learnt = vqpipe.load_codebook(f"{base}/out/v1/codebook.zarr")
+    assert (codes["codes"][...] == learnt.encode(rows)).all()
+    assert codes["ids"][...].tolist() == list(range(len(rows)))
 
 
 def requests_of_a_rerun(server: int, monkeypatch: pytest.MonkeyPatch, config: Config) -> list[str]:
