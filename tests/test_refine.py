@@ -222,3 +222,11 @@ def test_a_training_cut_off_while_it_refines_ends_with_the_same_bytes(
     calm, cut = (files_of(tmp_path / name / "out/v1/codebook.zarr") for name in ("calm", "cut"))
     assert json.loads(calm["zarr.json"]) == json.loads(cut["zarr.json"])
     assert calm == cut
+
+
+def test_every_engine_refines_to_the_same_bytes(tmp_path: Path) -> None:
+    keys = {"train__rounds": 4, "train__batch_rows": 1000}
+    serial, history = learn(tmp_path / "serial", **keys)
+    workers, same = learn(tmp_path / "workers", **keys, cluster={"options": {"n_workers": 2}})
+    assert workers.digest == serial.digest
+    assert same == history
