@@ -17,10 +17,15 @@ from test_kinds import ROUTE, residual
 import vqpipe.pipeline.refine as refine_rounds
 import vqpipe.pipeline.train as train_stage
 from vqpipe.codebook import SURPLUS, Codebook
+from vqpipe.engines.serial import SerialRunner
 from vqpipe.kmeans.refine import DAMPING, REFINING_ROUNDS, refine
 from vqpipe.kmeans.tally import Tally, tally_left
+from vqpipe.pipeline.begin import begin_run
+from vqpipe.pipeline.plan import plan_run
+from vqpipe.progress import Silent
 from vqpipe.quantizer import Quantizer
 from vqpipe.storage.codebook_file import read_codebook
+from vqpipe.tasks.train import Slice
 
 
 def left_of(codebook: Codebook, centred: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -230,3 +235,24 @@ def test_every_engine_refines_to_the_same_bytes(tmp_path: Path) -> None:
     workers, same = learn(tmp_path / "workers", **keys, cluster={"options": {"n_workers": 2}})
     assert workers.digest == serial.digest
     assert same == history
+
+
+def test_the_plan_counts_every_task_of_every_leg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"train__rounds": 2, "train__batch_rows": 1000, "train__heldout_rows": 0}
+    config = config_of(tmp_path, WORDS, "RQ3x6", source__rows=5000, **keys)
+    planned = plan_run(begin_run(config, SerialRunner(), Silent()))
+    (stage,) = [stage for stage in planned["stages"] if stage["name"] == "train"]
+    items: list[Any] = []
+    plain = SerialRunner.fold
+
+    def counted(runner: SerialRunner, task: Any, given: Any, *more: Any, **named: Any) -> Any:
+        items.extend(item for item in given if isinstance(item, Slice))
+        return plain(runner, task, given, *more, **named)
+
+    monkeypatch.setattr(SerialRunner, "fold", counted)
+    run_here(config, until="train")
+    assert stage["tasks"] == len(items)
+    # Two rounds of each stage, and two over all rows.
+    assert stage["rows"] == sum(item.shard.rows for item in items) == 3 * 2 * 1000 + 2 * 5000

@@ -15,21 +15,23 @@ def refining_rounds(schedule: Schedule) -> int:
     return min(REFINING_ROUNDS, schedule.rounds)
 
 
-def planned_legs(spec: CodebookSpec, schedule: Schedule) -> Iterator[tuple[int, ...]]:
-    """Yield the rows of each round, leg after leg, if no held-out rows end a leg sooner."""
+def plan_rounds(spec: CodebookSpec, schedule: Schedule) -> Iterator[tuple[int, int]]:
+    """Yield each round's rows, and how many rows are cut into slices as large as its, if no held-out rows end a leg."""
     if spec.kind == "OPQ":
-        yield (rotation_rows(spec.k, schedule.rows),) * TURNING_ROUNDS
+        turned = rotation_rows(spec.k, schedule.rows)
+        yield from [(turned, turned)] * TURNING_ROUNDS
     for _ in range(spec.stages):
-        yield schedule.batches
+        yield from ((batch, batch) for batch in schedule.batches)
     if spec.stages > 1:
-        yield (schedule.rows,) * refining_rounds(schedule)
+        # As large as slices of a batch, however many there are: they take the memory that is planned for those.
+        yield from [(schedule.rows, schedule.largest_batch)] * refining_rounds(schedule)
 
 
 def planned_rounds(spec: CodebookSpec, schedule: Schedule) -> int:
     """Return how many rounds a training takes at most, over all its legs."""
-    return sum(len(leg) for leg in planned_legs(spec, schedule))
+    return sum(1 for _ in plan_rounds(spec, schedule))
 
 
 def planned_rows(spec: CodebookSpec, schedule: Schedule) -> int:
     """Return how many rows these rounds go through."""
-    return sum(sum(leg) for leg in planned_legs(spec, schedule))
+    return sum(rows for rows, _ in plan_rounds(spec, schedule))

@@ -9,7 +9,7 @@ import numpy as np
 
 from vqpipe.codebook import Codebook
 from vqpipe.pipeline.ingest import plan_stretches
-from vqpipe.pipeline.legs import planned_legs, planned_rows
+from vqpipe.pipeline.legs import plan_rounds, planned_rows
 from vqpipe.pipeline.limits import plan_disk, plan_memory
 from vqpipe.pipeline.pending import find_pending
 from vqpipe.pipeline.pipeline import ROUTE
@@ -108,8 +108,8 @@ def _work(run: Run) -> dict[str, tuple[int, int, int]]:
         work["ingest"] = (rows, len(plan_stretches(run, new)), rows * source.row_bytes)
     if run.given is None:
         schedule = run.schedule
-        legs = list(planned_legs(run.spec, schedule))
-        tasks = sum(ceil_div(rows, run.slice_rows(rows)) for leg in legs for rows in leg)
+        rounds = plan_rounds(run.spec, schedule)
+        tasks = sum(ceil_div(rows, run.slice_rows(cut)) for rows, cut in rounds)
         rows = planned_rows(run.spec, schedule)
         targets = sum(draw.shard_count for draw in plan_draws(run))
         read = run.rows_at_begin
