@@ -111,12 +111,14 @@ def tally_left(left: Float32, labels: NDArray[np.intp], k: int) -> Tally:
     counts = np.bincount(flat.ravel(), minlength=stages * k)
     sums = np.empty((stages * k, left.shape[1]))
     squared_error = np.empty(stages * k)
+    # As bincount adds them, once for all stages.
+    axes = np.ascontiguousarray(left.T, dtype=np.float64)
     for stage in range(stages):
         own = slice(stage * k, (stage + 1) * k)
-        codes = labels[:, stage]
+        codes = np.ascontiguousarray(labels[:, stage])
         squared_error[own] = np.bincount(codes, weights=errors, minlength=k)
-        for axis in range(left.shape[1]):
-            sums[own, axis] = np.bincount(codes, weights=left[:, axis], minlength=k)
+        for axis, weights in enumerate(axes):
+            sums[own, axis] = np.bincount(codes, weights=weights, minlength=k)
     touched = np.flatnonzero(counts)
     return Tally(touched, sums[touched], counts[touched], squared_error[touched], len(left))
 

@@ -31,7 +31,6 @@ def refine_all(run: Run, sample: Sample, schedule: Schedule, state: TrainState) 
     """Take one round: held-out rows judge the last one, and all training rows say where the next one leads."""
     last, items = state.round == refining_rounds(schedule), []
     if not last:
-        # As large as slices of a batch, however many there are: they take the memory that is planned for those.
         size = run.slice_rows(schedule.largest_batch)
         items = [Slice("train", shard) for shard in plan_shards(schedule.rows, size)]
     if state.round:
